@@ -1,0 +1,37 @@
+# Everything runs in .venv, which is filled from requirements.lock. Needed on the machine: Python 3.11, pip and make.
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+venv: .venv/filled  ## make .venv from requirements.lock, with the csmf-tf command
+
+.venv/filled: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 was not found. Install it, or name it: make venv PYTHON=path"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv  ## run the cascade on a simulated log, or on DATA=path; results in build/demo
+	$(BIN)/csmf-tf demo $(if $(DATA),--data "$(DATA)") --out build/demo
+
+lint: venv  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint  ## lint, then all tests and the docstring examples
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: venv  ## run every benchmark, one after the other
+	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python "$$bench" || exit 1; done
+
+clean:  ## remove what was built; keeps .venv
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find csmf_tf tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

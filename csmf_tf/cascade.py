@@ -1,0 +1,271 @@
+"""The cascade: every stage in order, with checkpoints, so that a run may be stopped and goes on."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from csmf_tf._keras import keras, tf
+from csmf_tf.data.stages import StageData
+from csmf_tf.model import CSMF
+
+PHASES = ("fit", "prune", "recover", "freeze")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How each stage is trained and how much it keeps.
+
+    Attributes:
+        epochs: most epochs of a stage's fit.
+        recover_epochs: most epochs of accuracy recovery after pruning.
+        recover_share: share of the stage's data that a recovery epoch sees.
+        patience: epochs without a better validation metric before a phase ends.
+        shares: per objective, the share of every layer that its stage keeps; they may leave some free.
+        tau: per objective, the share of each layer's L1 mass to free. Give `shares` or `tau`; with neither,
+            shares are proportional to 1 / k^1.5 for stage k (own choice).
+        seed: seed of new weights.
+    """
+
+    epochs: int = 30
+    recover_epochs: int = 10
+    recover_share: float = 1.0
+    patience: int = 3
+    shares: Sequence[float] | None = None
+    tau: Sequence[float] | None = None
+    seed: int = 0
+
+    def pruning(self, stages: int) -> list[dict[str, float]]:
+        """The arguments of `CSMF.prune` for each stage."""
+        for name in ("shares", "tau"):
+            given = getattr(self, name)
+            if given is not None and len(given) != stages:
+                raise ValueError(
+                    f"`{name}` should hold one number for each of the {stages} objectives. Received: {given}"
+                )
+        if self.shares is not None and self.tau is not None:
+            raise ValueError(
+                f"Either `shares` or `tau` should be given. Received: shares={self.shares}, tau={self.tau}"
+            )
+        if self.tau is not None:
+            return [{"tau": tau} for tau in self.tau]
+        shares = self.shares or default_shares(stages)
+        if sum(shares) > 1 + 1e-9:
+            raise ValueError(f"`shares` should sum to at most 1. Received: {shares}, a sum of {sum(shares):g}")
+        return [{"share": share} for share in shares]
+
+
+def default_shares(stages: int) -> list[float]:
+    """Shares of the capacity in proportion to 1 / k^1.5 for stage k (own choice).
+
+    Example:
+
+    >>> [round(share, 2) for share in default_shares(3)]
+    [0.65, 0.23, 0.12]
+    """
+    weights = [k**-1.5 for k in range(1, stages + 1)]
+    return [w / sum(weights) for w in weights]
+
+
+@dataclasses.dataclass
+class State:
+    """Where a run stands: what `state.json` holds.
+
+    Attributes:
+        step: steps finished; step `4 k + p` is phase `PHASES[p]` of objective number `k`.
+        epoch: epochs finished of the step in progress.
+        best: the best validation metric of the step in progress, and its epoch.
+        log: one entry an epoch or phase, in order.
+        checkpoint, best_checkpoint: names of the files that hold the weights.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    checkpoint: str | None = None
+    best_checkpoint: str | None = None
+
+
+class Cascade:
+    """Runs fit -> prune -> recover -> freeze for every objective of a model.
+
+    After every epoch and phase the weights, the optimizer and the position are saved in `directory`, beside
+    the old ones, which are removed last. Constructed and run again with the same arguments, a killed run goes
+    on from there and ends with the same weights as an unbroken one (call
+    `tf.config.experimental.enable_op_determinism()` first for equality to the last bit).
+
+    Each fit keeps the weights of its best validation epoch; the state before its first epoch competes too,
+    so that a stage whose data only hurts ends no worse than it began.
+
+    Args:
+        model: a `CSMF` with its catalogue set.
+        data: dict of objective to `StageData`, one for each objective still to be trained.
+        directory: where checkpoints and TensorBoard logs go.
+        optimizer: function without arguments that makes a fresh Keras optimizer for each fit.
+        schedule: a `Schedule`.
+        validate: function of the model and an objective that gives a dict of metrics, the first of which
+            picks the best epoch (higher is better); None trains all epochs and keeps the last.
+        compile_options: further arguments of `model.compile`, say `jit_compile=True`.
+        callbacks: function of objective and phase that gives further Keras callbacks.
+        measure: function of the model whose result is recorded in the log whenever a stage has ended.
+        verbose: as in `model.fit`.
+    """
+
+    def __init__(
+        self,
+        model: CSMF,
+        data: Mapping[str, StageData],
+        directory: str | os.PathLike[str],
+        optimizer: Callable[[], Any],
+        schedule: Schedule = Schedule(),
+        validate: Callable[[CSMF, str], dict[str, float]] | None = None,
+        compile_options: Mapping[str, Any] | None = None,
+        callbacks: Callable[[str, str], list[Any]] | None = None,
+        measure: Callable[[CSMF], dict[str, Any]] | None = None,
+        verbose: int | str = "auto",
+    ):
+        self.model = model
+        self.data = data
+        self.directory = pathlib.Path(directory)
+        self.schedule = schedule
+        self._optimizer = optimizer
+        self._validate = validate
+        self._compile_options = dict(compile_options or {})
+        self._callbacks = callbacks
+        self._measure = measure
+        self._verbose = verbose
+        self._pruning = schedule.pruning(len(model.funnel))
+        self._state = State()
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What happened so far: a dict for each epoch and each phase."""
+        return self._state.log
+
+    def run(self) -> list[dict[str, Any]]:
+        """Trains what is left to train; returns the `log`."""
+        self.restore()
+        total = len(PHASES) * len(self.model.funnel)
+        for step in range(self._state.step, total):
+            objective = self.model.funnel[step // len(PHASES)]
+            phase = PHASES[step % len(PHASES)]
+            keras.utils.set_random_seed(self.schedule.seed + step)
+            getattr(self, f"_{phase}")(objective)
+            self._state.step, self._state.epoch, self._state.best = step + 1, 0, None
+            self._save()
+        return self.log
+
+    def _fit(self, objective):
+        if self.model.objective != objective:
+            self.model.begin(objective)
+        self._fit_epochs(objective, "fit", self.schedule.epochs, 1.0)
+
+    def _prune(self, objective):
+        report = self.model.prune(**self._pruning[self.model.stage - 1])
+        layers = {name: pruned._asdict() for name, pruned in report.items()}
+        self.log.append({"objective": objective, "phase": "prune", "layers": layers})
+
+    def _recover(self, objective):
+        freed = any(pruned["freed"] for pruned in self._last("prune", objective)["layers"].values())
+        if freed and self.schedule.recover_epochs:
+            self._fit_epochs(objective, "recover", self.schedule.recover_epochs, self.schedule.recover_share)
+
+    def _freeze(self, objective):
+        self.model.freeze()
+        measured = self._measure(self.model) if self._measure else None
+        self.log.append({"objective": objective, "phase": "freeze", "measured": measured})
+
+    def _last(self, phase, objective):
+        return next(e for e in reversed(self.log) if (e["phase"], e["objective"]) == (phase, objective))
+
+    def _fit_epochs(self, objective, phase, epochs, share):
+        state = self._state
+        self.model.compile(self._optimizer(), **self._compile_options)
+        self.model.optimizer.build(self.model.trainable_variables)
+        if state.epoch:
+            self._read(state.checkpoint, self.model.optimizer)
+        if self._validate and state.best is None:
+            self._judge(objective, phase, {})
+        if state.epoch < epochs and state.epoch - state.best_epoch < self.schedule.patience:
+            self.model.fit(
+                self.data[objective].dataset(state.epoch, share),
+                initial_epoch=state.epoch,
+                epochs=epochs,
+                verbose=self._verbose,
+                callbacks=[
+                    _EndOfEpoch(self, objective, phase),
+                    *(self._callbacks(objective, phase) if self._callbacks else []),
+                    keras.callbacks.TensorBoard(self.directory / "tensorboard" / f"{objective}-{phase}"),
+                ],
+            )
+        if self._validate:
+            self._read(state.best_checkpoint)
+
+    def _judge(self, objective, phase, logs):
+        """Validates, records and saves what an epoch gave; returns whether the phase should go on."""
+        state = self._state
+        if self._validate:
+            metrics = self._validate(self.model, objective)
+            logs |= {f"val_{name}": value for name, value in metrics.items()}
+            value = next(iter(metrics.values()))
+            if state.best is None or value > state.best:
+                state.best, state.best_epoch = value, state.epoch
+                state.best_checkpoint = self._write(f"best-{state.step}-{state.epoch}")
+        else:
+            state.best_epoch = state.epoch
+        self.log.append({"objective": objective, "phase": phase, "epoch": state.epoch, **_plain(logs)})
+        self._save()
+        return state.epoch - state.best_epoch < self.schedule.patience
+
+    def restore(self):
+        """Reads the newest checkpoint in the directory, if there is one."""
+        path = self.directory / "state.json"
+        if path.exists():
+            self._state = State(**json.loads(path.read_text()))
+            self._read(self._state.checkpoint)
+
+    def _save(self):
+        """Saves weights, optimizer and position; the old ones stay until the new ones are whole."""
+        state = self._state
+        state.checkpoint = self._write(f"last-{state.step}-{state.epoch}", self.model.optimizer)
+        path = self.directory / "state.json"
+        beside = path.with_suffix(".tmp")
+        beside.write_text(json.dumps(dataclasses.asdict(state)))
+        beside.replace(path)
+        for file in (self.directory / "checkpoints").iterdir():
+            if file.name.split(".")[0] not in (state.checkpoint, state.best_checkpoint):
+                file.unlink()
+
+    def _checkpoint(self, optimizer=None):
+        parts = {"towers": self.model.towers, "progress": self.model.progress}
+        return tf.train.Checkpoint(**parts, **({"optimizer": optimizer} if optimizer else {}))
+
+    def _write(self, name, optimizer=None):
+        self._checkpoint(optimizer).write(str(self.directory / "checkpoints" / name))
+        return name
+
+    def _read(self, name, optimizer=None):
+        status = self._checkpoint(optimizer).read(str(self.directory / "checkpoints" / name))
+        status.assert_existing_objects_matched().expect_partial()
+        self.model.retrace()
+
+
+class _EndOfEpoch(keras.callbacks.Callback):
+    """Validates, saves and decides whether to go on."""
+
+    def __init__(self, cascade, objective, phase):
+        super().__init__()
+        self._cascade, self._objective, self._phase = cascade, objective, phase
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._cascade._state.epoch = epoch + 1
+        if not self._cascade._judge(self._objective, self._phase, logs if logs is not None else {}):
+            self.model.stop_training = True
+
+
+def _plain(logs):
+    return {name: float(value) for name, value in logs.items()}

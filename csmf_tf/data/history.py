@@ -1,0 +1,74 @@
+"""What a user did before: the items per behaviour, as padded lists."""
+
+import dataclasses
+
+import numpy as np
+
+from csmf_tf.data.log import EventLog
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """One behaviour's events by user, oldest first.
+
+    Attributes:
+        offsets: int64 [U + 1]; user `u` owns the entries `offsets[u]:offsets[u + 1]`.
+        items: int32 [n] item codes.
+        times: int64 [n], or None for a log without times (then the order is that of the log).
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    times: np.ndarray | None
+
+    @classmethod
+    def of(cls, log: EventLog, behavior: int) -> "History":
+        """The history of one behaviour in a log."""
+        at = np.flatnonzero(log.behavior == behavior)
+        order = (log.user[at],) if log.time is None else (log.time[at], log.user[at])
+        at = at[np.lexsort(order)]
+        counts = np.bincount(log.user[at], minlength=len(log.users))
+        times = None if log.time is None else log.time[at]
+        return cls(np.concatenate([[0], np.cumsum(counts)]), log.item[at], times)
+
+    @property
+    def users(self) -> np.ndarray:
+        """int64 [n]: whose entry each one is."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def keep(self, mask: np.ndarray) -> "History":
+        """The history without the entries that the bool mask [n] leaves out."""
+        kept = np.concatenate([[0], np.cumsum(mask)])
+        times = None if self.times is None else self.times[mask]
+        return History(kept[self.offsets], self.items[mask], times)
+
+    def latest(self, users: np.ndarray, length: int) -> np.ndarray:
+        """The users' last `length` items.
+
+        Args:
+            users: int [R] codes.
+            length: L.
+
+        Returns:
+            int32 [R, L] item codes, latest last, -1 pads in front.
+        """
+        return self._window(self.offsets[users], self.offsets[users + 1], length)
+
+    def before(self, users: np.ndarray, times: np.ndarray, length: int) -> np.ndarray:
+        """The users' last `length` items strictly before `times` [R], as `latest` gives them."""
+        if self.times is None:
+            raise ValueError("`before` needs a log with times. Received: one without; use `latest`")
+        if not len(self.times):
+            return self.latest(users, length)
+        # One sorted key of user and time turns the per-user searches into a single one.
+        first = min(self.times.min(), times.min())
+        span = max(self.times.max(), times.max()) - first + 1
+        ends = np.searchsorted(self.users * span + (self.times - first), users * span + (times - first))
+        return self._window(self.offsets[users], ends, length)
+
+    def _window(self, starts, ends, length):
+        at = ends[:, None] - length + np.arange(length)
+        inside = at >= starts[:, None]
+        window = np.full(at.shape, -1, np.int32)
+        window[inside] = self.items[at[inside]]
+        return window

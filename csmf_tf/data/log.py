@@ -1,0 +1,261 @@
+"""Event logs: users do things to items, read into integer codes."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from csmf_tf.data.stream import Chunk, objects, stream
+
+
+@dataclass(frozen=True, eq=False)
+class EventLog:
+    """Events as parallel arrays of codes.
+
+    Attributes:
+        user: int32 `[n]`, index into `users`.
+        item: int32 `[n]`, index into `items`.
+        behavior: int8 `[n]`, index into `funnel`.
+        time: int64 `[n]`, microseconds since 1970-01-01 UTC; None for a log without timestamps.
+        users: object `[U]` of `str`, the ids of the users in ascending order.
+        items: object `[N]` of `str`, the ids of the items in ascending order.
+        funnel: names of the behaviours, upstream first.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    behavior: np.ndarray
+    time: np.ndarray | None
+    users: np.ndarray
+    items: np.ndarray
+    funnel: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, index: np.ndarray) -> "EventLog":
+        """Returns some of the events with the same codes.
+
+        Args:
+            index: a boolean mask `[n]` or integer positions.
+        """
+        return replace(
+            self,
+            user=self.user[index],
+            item=self.item[index],
+            behavior=self.behavior[index],
+            time=None if self.time is None else self.time[index],
+        )
+
+
+def read_log(
+    path: str | os.PathLike,
+    *,
+    user: str,
+    item: str,
+    behavior: str,
+    timestamp: str | None = None,
+    funnel: Sequence[str],
+    ignore: Sequence[str] = (),
+) -> EventLog:
+    """Reads an event log, one row an event.
+
+    The file is read in chunks, only in the columns named here. What stays in memory is 9 bytes per event
+    (17 with times) and the ids, so that a log may be larger than memory. The codes do not depend on the
+    order of the rows; the order of the events is that of the file.
+
+    Args:
+        path: a `.csv`, `.csv.gz` or `.parquet` file, or a folder of `.parquet` files.
+        user: column of user ids: strings or integers, both taken as strings.
+        item: column of item ids, likewise.
+        behavior: column with the name of what the user did.
+        timestamp: column of times, see `parse_times`; None for a log without times.
+        funnel: the behaviours that are objectives, upstream first.
+        ignore: further behaviours in the log, whose rows are skipped.
+
+    Returns:
+        The events in the order of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the funnel repeats a name or names a behaviour without events, if the file is empty,
+            damaged or lacks a column, or, with the number of the row, if an id is null, a behaviour is
+            neither in `funnel` nor in `ignore`, or a time does not parse.
+    """
+    funnel, ignore = check_funnel(funnel), _names("ignore", ignore)
+    both = sorted(set(funnel) & set(ignore))
+    if both:
+        raise ValueError(
+            f"`ignore` should not name behaviours of the funnel. Received: {', '.join(both)} in both."
+        )
+    columns = [name for name in (user, item, behavior, timestamp) if name is not None]
+    if len(set(columns)) < len(columns):
+        raise ValueError(
+            "`user`, `item`, `behavior` and `timestamp` should be distinct columns. "
+            f"Received: {', '.join(columns)}."
+        )
+    codes = {name: code for code, name in enumerate(funnel)} | dict.fromkeys(ignore, -1)
+    known_users: dict[str, int] = {}
+    known_items: dict[str, int] = {}
+    parts: list[tuple[np.ndarray, ...]] = []
+    for chunk in stream(path, columns):
+        done = _behavior_codes(chunk, behavior, codes)
+        kept = np.flatnonzero(done >= 0)
+        if len(kept) < len(done):
+            chunk, done = chunk.take(kept), done[kept]
+        part = (_encode(chunk.ids(user), known_users), _encode(chunk.ids(item), known_items), done)
+        parts.append(part if timestamp is None else (*part, _times(chunk, timestamp)))
+    arrays = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    _check_all_happen(path, arrays[2], funnel)
+    users, user_rank = in_order(list(known_users))
+    items, item_rank = in_order(list(known_items))
+    return EventLog(
+        user=user_rank[arrays[0]],
+        item=item_rank[arrays[1]],
+        behavior=arrays[2],
+        time=None if timestamp is None else arrays[3],
+        users=users,
+        items=items,
+        funnel=funnel,
+    )
+
+
+def check_funnel(funnel: Sequence[str]) -> tuple[str, ...]:
+    """Returns the funnel as a tuple of 1 to 127 distinct, non-empty names, upstream first.
+
+    Raises:
+        ValueError: if it is not that.
+    """
+    names = _names("funnel", funnel)
+    if not 1 <= len(names) <= 127:
+        raise ValueError(f"`funnel` should have 1 to 127 behaviours. Received: {len(names)}.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"`funnel` should name each behaviour once. Received: {', '.join(names)}.")
+    return names
+
+
+def in_order(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts a vocabulary, so that codes do not depend on the order of the events.
+
+    Args:
+        ids: distinct ids.
+
+    Returns:
+        The ids in ascending order (object), and the int32 rank there of each given id.
+    """
+    order = pc.sort_indices(pa.array(ids, pa.string())).to_numpy()
+    rank = np.empty(len(ids), np.int32)
+    rank[order] = np.arange(len(ids), dtype=np.int32)
+    return objects(ids)[order], rank
+
+
+def parse_times(column: pa.Array) -> np.ndarray:
+    """Turns a column of times into microseconds since 1970-01-01 UTC.
+
+    Accepted are numbers (or strings of numbers), which are unix seconds, or milliseconds where larger than
+    1e11; ISO 8601 strings with or without a zone (without: UTC), all of one form; Arrow dates and timestamps.
+
+    Args:
+        column: an Arrow array `[n]`.
+
+    Returns:
+        int64 `[n]`.
+
+    Raises:
+        ValueError: if a value is null, not finite or does not parse.
+
+    Example:
+    >>> parse_times(pa.array(["2015-05-03T03:25:10Z"])).tolist()
+    [1430623510000000]
+    >>> parse_times(pa.array([1430623510, 1430623510000])).tolist()
+    [1430623510000000, 1430623510000000]
+    """
+    if column.null_count:
+        raise ValueError("A time should not be null.")
+    if pa.types.is_temporal(column.type):
+        return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
+    for parse in (_numbers, _iso, _iso_zoned):
+        try:
+            return parse(column)
+        except pa.ArrowException:
+            continue
+    raise ValueError("A time should be unix seconds, unix milliseconds or an ISO 8601 string.")
+
+
+def _numbers(column: pa.Array) -> np.ndarray:
+    numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    if not np.isfinite(numbers).all() or np.abs(numbers).max(initial=0) > 1e14:
+        raise ValueError("A time should be a finite number of seconds or milliseconds (at most 1e14).")
+    return np.rint(np.where(np.abs(numbers) > 1e11, numbers * 1e3, numbers * 1e6)).astype(np.int64)
+
+
+def _iso(column: pa.Array) -> np.ndarray:
+    micros = pc.replace_substring_regex(column, r"(\.\d{6})\d+", r"\1")
+    return micros.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def _iso_zoned(column: pa.Array) -> np.ndarray:
+    micros = pc.replace_substring_regex(column, r"(\.\d{6})\d+", r"\1")
+    return micros.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def _times(chunk: Chunk, name: str) -> np.ndarray:
+    column = chunk.columns[name]
+    try:
+        return parse_times(column)
+    except ValueError:
+        pass
+    good, bad = 0, len(column)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            parse_times(column[:middle])
+            good = middle
+        except ValueError:
+            bad = middle
+    raise chunk.error(
+        good,
+        name,
+        "hold a time: unix seconds, unix milliseconds or ISO 8601, of one form in the whole column",
+    )
+
+
+def _behavior_codes(chunk: Chunk, name: str, codes: dict[str, int]) -> np.ndarray:
+    names = chunk.text(name).dictionary_encode(null_encoding="encode")
+    code_of = np.array([codes.get(value, -2) for value in names.dictionary.to_pylist()], np.int8)
+    done = code_of[names.indices.to_numpy()]
+    if (code_of == -2).any():
+        known = ", ".join(value for value, code in codes.items() if code >= 0)
+        raise chunk.error(
+            int(np.argmax(done == -2)),
+            name,
+            f"be a behaviour of the funnel ({known}); name others in `ignore` to skip them",
+        )
+    return done
+
+
+def _encode(ids: pa.Array, known: dict[str, int]) -> np.ndarray:
+    encoded = ids.dictionary_encode()
+    codes = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
+    return np.array(codes, np.int32)[encoded.indices.to_numpy()]
+
+
+def _check_all_happen(path: str | os.PathLike, behavior: np.ndarray, funnel: tuple[str, ...]) -> None:
+    counts = np.bincount(behavior, minlength=len(funnel))
+    absent = [name for name, count in zip(funnel, counts, strict=True) if not count]
+    if absent:
+        raise ValueError(
+            f"{path} should hold events of every behaviour of the funnel ({', '.join(funnel)}). "
+            f"Received: no event of {', '.join(absent)}."
+        )
+
+
+def _names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"`{argument}` should be a list of names. Received: {argument}={names!r}.")
+    return tuple(names)

@@ -1,0 +1,211 @@
+"""From a log to the training batches of each stage."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from csmf_tf._keras import tf
+from csmf_tf.data.groups import group
+from csmf_tf.data.log import EventLog
+from csmf_tf.data.users import UserFeatures
+from csmf_tf.negatives import draw_funnel_negatives, log_expected_count, upstream_only
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How positives become batches.
+
+    Attributes:
+        loss: `"full"` or `"sampled"`, as the model's.
+        batch_size: rows a batch.
+        history_drop: in a log without times, the share of a user's items that are an epoch's targets; the
+            rest are its history, so that no target stands in its own history.
+        uniform_negatives: drawn a batch, `"sampled"` only.
+        in_batch: whether the other rows' positives are negatives, `"sampled"` only.
+        funnel_negatives: upstream-only items a row, from the second stage on, `"sampled"` only.
+        log_q: whether the sampled softmax is corrected.
+        unknown_user_rate: share of rows that train the out-of-vocabulary row of the user table, so that
+            unknown users get what the average user likes (own choice).
+        closure: whether events of later objectives count as positives of earlier ones.
+        seed: seed of every draw.
+    """
+
+    loss: str = "full"
+    batch_size: int = 256
+    history_drop: float = 0.5
+    uniform_negatives: int = 512
+    in_batch: bool = True
+    funnel_negatives: int = 4
+    log_q: bool = True
+    unknown_user_rate: float = 0.01
+    closure: bool = True
+    seed: int = 0
+
+
+class StageData:
+    """The training data of one objective.
+
+    A row of the full softmax is a user with all positives, unless the user's features change from event to
+    event (histories in a log with times); then, and in the sampled softmax, a row is one event.
+
+    Args:
+        log: training events.
+        stage: the 1-based stage.
+        users: the `UserFeatures` of the same log.
+        batching: a `Batching`.
+
+    Raises:
+        ValueError: when the log has no event of the objective.
+    """
+
+    def __init__(self, log: EventLog, stage: int, users: UserFeatures, batching: Batching):
+        self.stage = stage
+        self.objective = log.funnel[stage - 1]
+        self.batching = batching
+        self._features = users
+        self._timed = log.time is not None
+        self._n_users, self._n_items = len(log.users), len(log.items)
+        keys = log.user.astype(np.int64) * self._n_items + log.item
+        is_positive = log.behavior >= stage - 1 if batching.closure else log.behavior == stage - 1
+        at = np.flatnonzero(is_positive)
+        if not len(at):
+            raise ValueError(
+                f"Objective '{self.objective}' should have at least one training event. Received: none; "
+                "check the log and the split"
+            )
+        if log.time is not None:
+            # The event of a pair is its first one.
+            at = at[np.argsort(log.time[at], kind="stable")]
+        self._keys, first = np.unique(keys[at], return_index=True)
+        self._times = log.time[at][first] if log.time is not None else None
+        self._users = self._keys // self._n_items
+        self._items = (self._keys % self._n_items).astype(np.int32)
+        upstream = log.take(log.behavior < stage - 1)
+        self._funnel_pool = upstream_only(
+            group(upstream.user, upstream.item, self._n_users),
+            group(self._users, self._items, self._n_users),
+            self._n_items,
+        )
+        self._met_keys = np.unique(keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def rows_are_users(self) -> bool:
+        """Whether a row is a user with all positives (else it is one event)."""
+        return self.batching.loss == "full" and not (self._features.length and self._timed)
+
+    def dataset(self, first_epoch: int = 0, share: float = 1.0) -> tf.data.Dataset:
+        """The batches; every pass over the dataset is a new epoch, the same for the same seed and number.
+
+        Args:
+            first_epoch: number of the epoch that the first pass gives; passes count up from there.
+            share: in (0, 1], the share of each epoch to give (accuracy recovery on a subset).
+
+        Returns:
+            dataset of the dictionaries that `csmf_tf.CSMF` trains on.
+        """
+        epochs = iter(range(first_epoch, 2**31))
+        example = next(self.batches(0))
+        signature = tf.nest.map_structure(
+            lambda x: tf.TensorSpec([None, *x.shape[1:]][: x.ndim], x.dtype), example
+        )
+        dataset = tf.data.Dataset.from_generator(
+            lambda: self.batches(next(epochs), share), output_signature=signature
+        )
+        if self.rows_are_users or not self._history_is_drawn:
+            rows = len(np.unique(self._users)) if self.rows_are_users else len(self)
+            steps = -(-max(round(rows * share), 1) // self.batching.batch_size)
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+        return dataset.prefetch(2)
+
+    @property
+    def _history_is_drawn(self) -> bool:
+        return bool(self._features.length) and not self._timed
+
+    def batches(self, epoch: int, share: float = 1.0) -> Iterator[dict]:
+        """Yields the batches of one epoch as numpy arrays."""
+        rng = np.random.default_rng([self.batching.seed, self.stage, epoch])
+        histories = self._features.histories
+        chosen = np.arange(len(self))
+        if self._history_is_drawn:
+            is_target = rng.random(len(self._met_keys)) < self.batching.history_drop
+            chosen = np.flatnonzero(is_target[np.searchsorted(self._met_keys, self._keys)])
+            histories = {
+                name: h.keep(
+                    ~is_target[np.searchsorted(self._met_keys, h.users * self._n_items + h.items)]
+                )
+                for name, h in histories.items()
+            }
+        make = self._user_batches if self.rows_are_users else self._event_batches
+        for batch in make(chosen, histories, share, rng):
+            rate = self.batching.unknown_user_rate
+            yield batch | {"user": self._features.without_id(batch["user"], rate, rng)}
+
+    def _user_batches(self, chosen, histories, share, rng):
+        positives = group(self._users[chosen], self._items[chosen], self._n_users)
+        everyone = np.unique(self._users)
+        length = self._features.length
+        for users in _shuffled(everyone, self.batching.batch_size, share, rng):
+            counts = positives.counts[users]
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            windows = {name: h.latest(users, length) for name, h in histories.items()}
+            yield {
+                "user": self._features.rows(users, windows),
+                "row_share": np.ones(len(users), np.float32),
+                "epoch_rows": np.float32(len(everyone)),
+                "row": np.repeat(np.arange(len(users), dtype=np.int32), counts),
+                "item": positives.items[np.repeat(positives.offsets[users], counts) + within],
+            }
+
+    def _event_batches(self, chosen, histories, share, rng):
+        full = self.batching.loss == "full"
+        user_rows = np.bincount(self._users[chosen], minlength=self._n_users)
+        item_rows = np.bincount(self._items[chosen], minlength=self._n_items)
+        for events in _shuffled(chosen, self.batching.batch_size, share, rng):
+            users, items = self._users[events], self._items[events]
+            batch = {
+                "user": self._features.rows(users, self._windows(events, histories)),
+                "row_share": (1 / user_rows[users]).astype(np.float32),
+                "item": items,
+            }
+            if full:
+                row = np.arange(len(users), dtype=np.int32)
+                yield batch | {"row": row, "epoch_rows": np.float32(len(chosen))}
+            else:
+                yield batch | self._negatives(users, items, item_rows, rng)
+
+    def _windows(self, events, histories):
+        users, length = self._users[events], self._features.length
+        windows = {
+            name: h.before(users, self._times[events], length) if self._timed else h.latest(users, length)
+            for name, h in histories.items()
+        }
+        # An earlier event with the target itself is left out too.
+        target = self._items[events][:, None]
+        return {name: np.where(window == target, -1, window) for name, window in windows.items()}
+
+    def _negatives(self, users, items, item_rows, rng):
+        plan = self.batching
+        negatives = rng.integers(0, self._n_items, plan.uniform_negatives, np.int32)
+        frequency = item_rows[np.concatenate([items, negatives])] / item_rows.sum()
+        log_q = log_expected_count(
+            frequency, self._n_items, len(users) if plan.in_batch else 0, plan.uniform_negatives
+        )
+        return {
+            "item_share": (1 / item_rows[items]).astype(np.float32),
+            "negatives": negatives,
+            "log_q": log_q if plan.log_q else np.zeros_like(log_q),
+            "funnel_negatives": draw_funnel_negatives(
+                self._funnel_pool, users, plan.funnel_negatives if self.stage > 1 else 0, rng
+            ),
+        }
+
+
+def _shuffled(rows: np.ndarray, size: int, share: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yields the shuffled rows, or a share of them, `size` at a time."""
+    rows = rng.permutation(rows)[: max(round(len(rows) * share), 1)]
+    for at in range(0, len(rows), size):
+        yield rows[at : at + size]

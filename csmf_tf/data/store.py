@@ -1,0 +1,87 @@
+"""A split log and its feature tables on disk, so that a run needs no other file."""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from csmf_tf.data.log import EventLog
+from csmf_tf.data.splits import Split
+from csmf_tf.data.stream import objects
+
+_PARTS = ("train", "validation", "test")
+_COUNTS = ("unknown_users", "unknown_items", "met_pairs")
+
+
+class Prepared(NamedTuple):
+    """What a run learns from.
+
+    Attributes:
+        split: the coded events.
+        users: dict of raw user features in the order of the user codes, the id column among them.
+        items: the same of the items.
+    """
+
+    split: Split
+    users: dict[str, np.ndarray]
+    items: dict[str, np.ndarray]
+
+
+def save(prepared: Prepared, directory: str | os.PathLike[str]) -> None:
+    """Writes everything beside `directory` and then renames, so that it is there whole or not at all."""
+    directory = pathlib.Path(directory)
+    beside = directory.with_name(directory.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    parts = [getattr(prepared.split, name) for name in _PARTS]
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("user", "item", "behavior", "time")
+        if getattr(parts[0], name) is not None
+    }
+    columns["part"] = np.repeat(np.arange(len(parts), dtype=np.int8), [len(part) for part in parts])
+    pq.write_table(pa.table(columns), beside / "events.parquet")
+    for name, table in (("users", prepared.users), ("items", prepared.items)):
+        pq.write_table(pa.table({k: pa.array(v.tolist()) for k, v in table.items()}), beside / f"{name}.parquet")
+    about = {name: int(getattr(prepared.split, name)) for name in _COUNTS}
+    (beside / "about.json").write_text(json.dumps({**about, "funnel": parts[0].funnel}))
+    beside.rename(directory)
+
+
+def load(directory: str | os.PathLike[str]) -> Prepared:
+    """Reads what `save` wrote."""
+    directory = pathlib.Path(directory)
+    about = json.loads((directory / "about.json").read_text())
+    users, items = (_read_features(directory / f"{name}.parquet") for name in ("users", "items"))
+    events = {k: v.to_numpy() for k, v in zip(*_columns(directory / "events.parquet"), strict=True)}
+    part = events.pop("part")
+    whole = EventLog(
+        **{"time": None, **events},
+        users=next(iter(users.values())),
+        items=next(iter(items.values())),
+        funnel=tuple(about["funnel"]),
+    )
+    split = Split(*(whole.take(part == n) for n in range(len(_PARTS))), *(about[name] for name in _COUNTS))
+    return Prepared(split, users, items)
+
+
+def _columns(path):
+    table = pq.read_table(path)
+    return table.column_names, table.columns
+
+
+def _read_features(path):
+    return {name: _feature(column) for name, column in zip(*_columns(path), strict=True)}
+
+
+def _feature(column):
+    if pa.types.is_floating(column.type):
+        return column.to_numpy().astype(np.float32)
+    if pa.types.is_list(column.type):
+        return objects([tuple(values) for values in column.to_pylist()])
+    return objects(column.to_pylist())

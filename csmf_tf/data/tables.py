@@ -1,0 +1,129 @@
+"""Tables of user or item features, one row an id."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from csmf_tf.data.stream import Chunk, objects, stream
+
+FEATURE_KINDS = ("categorical", "multi", "numeric")
+
+
+def read_table(path: str | os.PathLike, id_column: str, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Reads a table of user or item features, one row an id.
+
+    Args:
+        path: a CSV(.gz) or Parquet file, see `csmf_tf.data.stream.stream`.
+        id_column: the column of ids.
+        columns: the kind of each feature column: `"categorical"` (a string), `"numeric"` (a number) or
+            `"multi"` (any number of strings: a list in Parquet, `a|b|c` in CSV).
+
+    Returns:
+        A dict of arrays of one length: `id_column` and the categorical columns as object arrays of `str`
+        (`""` where the file has no value), numeric columns as float32 (NaN where there is none), multi
+        columns as object arrays of tuples of `str`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a column is missing, a kind is unknown, an id is null or stands twice, or a number
+            does not parse; with the number of the row.
+    """
+    for name, kind in columns.items():
+        if kind not in FEATURE_KINDS:
+            raise ValueError(
+                f"The kind of feature `{name}` should be one of {', '.join(FEATURE_KINDS)}. "
+                f"Received: {kind!r}."
+            )
+    if id_column in columns:
+        raise ValueError(f"`columns` should not hold the id column. Received: `{id_column}` as both.")
+    ids: list[str] = []
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    for chunk in stream(path, [id_column, *columns]):
+        ids += chunk.ids(id_column).to_pylist()
+        for name, kind in columns.items():
+            parts[name].append(_READERS[kind](chunk, name))
+    _check_distinct(path, id_column, ids)
+    return {id_column: objects(ids)} | {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def align(table: Mapping[str, np.ndarray], id_column: str, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Brings the rows of a feature table into the order of `ids`.
+
+    Args:
+        table: the columns, as `read_table` returns them.
+        id_column: the name of the id column.
+        ids: `[n]` ids, such as `EventLog.items`.
+
+    Returns:
+        The columns with `n` rows. An id that the table lacks gets `""`, NaN or `()`.
+
+    Example:
+    >>> table = {"id": objects(["a", "b"]), "price": np.array([1.5, 2.5], np.float32)}
+    >>> align(table, "id", objects(["b", "z"]))["price"].tolist()
+    [2.5, nan]
+    """
+    found = pc.index_in(pa.array(ids, pa.string()), value_set=pa.array(table[id_column], pa.string()))
+    missing = found.is_null().to_numpy(zero_copy_only=False)
+    rows = found.fill_null(0).to_numpy()
+    aligned = {id_column: np.asarray(ids, dtype=object)}
+    for name, values in table.items():
+        if name != id_column:
+            aligned[name] = values[rows]
+            aligned[name][missing] = _nothing(values)
+    return aligned
+
+
+def _nothing(values: np.ndarray) -> np.ndarray:
+    return objects([type(values[0])()]) if values.dtype == object else np.array([np.nan], values.dtype)
+
+
+def _check_distinct(path: str | os.PathLike, column: str, ids: list[str]) -> None:
+    # Codes count up in order of first appearance, so the first repeat is the first code that lags its row.
+    codes = pa.array(ids, pa.string()).dictionary_encode().indices.to_numpy()
+    repeats = np.flatnonzero(codes != np.arange(len(ids)))
+    if repeats.size:
+        again = int(repeats[0])
+        raise ValueError(
+            f"{path}: `{column}` should hold each id once. Received: {ids[again]!r} in the data rows "
+            f"{codes[again] + 1} and {again + 1} (from 1, without the header)."
+        )
+
+
+def _categorical(chunk: Chunk, name: str) -> np.ndarray:
+    return objects(chunk.text(name).fill_null("").to_pylist())
+
+
+def _numeric(chunk: Chunk, name: str) -> np.ndarray:
+    column = chunk.columns[name]
+    if pa.types.is_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
+    try:
+        numbers = column.cast(pa.float32(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        infinite = np.isinf(numbers)
+    except pa.ArrowException:
+        infinite = np.array([_is_no_number(value) for value in column])
+    if infinite.any():
+        raise chunk.error(int(np.argmax(infinite)), name, "hold a finite number")
+    return numbers
+
+
+def _is_no_number(value: pa.Scalar) -> bool:
+    try:
+        value.cast(pa.float32())
+    except pa.ArrowException:
+        return True
+    return False
+
+
+def _multi(chunk: Chunk, name: str) -> np.ndarray:
+    column = chunk.columns[name]
+    if not pa.types.is_nested(column.type):
+        column = pc.split_pattern(chunk.text(name), "|")
+    rows = column.to_pylist()
+    return objects([tuple(str(value) for value in row or () if value not in (None, "")) for row in rows])
+
+
+_READERS = {"categorical": _categorical, "multi": _multi, "numeric": _numeric}

@@ -1,0 +1,60 @@
+"""What the user tower reads of each user."""
+
+import numpy as np
+
+from csmf_tf.data.history import History
+from csmf_tf.data.log import EventLog
+
+HISTORY = "history_{}"
+"""Name of the history feature of a behaviour."""
+
+
+class UserFeatures:
+    """Encoded features of known users: fixed ones, and histories per behaviour that depend on the moment.
+
+    Args:
+        fixed: dict of encoded features without histories, [U, ...] each.
+        log: the events that histories are made of.
+        length: width of a history; 0 for none.
+        item_codes: int32 [N], what the encoder of a history makes of each item code.
+        id_feature: key of the user id in `fixed`, None when the tower reads none.
+        id_buckets: out-of-vocabulary buckets of the id.
+    """
+
+    def __init__(
+        self,
+        fixed: dict[str, np.ndarray],
+        log: EventLog,
+        length: int = 0,
+        item_codes: np.ndarray | None = None,
+        id_feature: str | None = None,
+        id_buckets: int = 1,
+    ):
+        self.fixed = fixed
+        self.length = length
+        self.id_feature = id_feature
+        self.id_buckets = id_buckets
+        self.histories: dict[str, History] = {}
+        if length:
+            assert item_codes is not None
+            self.histories = {HISTORY.format(n): History.of(log, b) for b, n in enumerate(log.funnel)}
+            # Codes are shifted by one so that the pad -1 reads 0.
+            self._item_codes = np.concatenate([[0], item_codes]).astype(np.int32)
+
+    def rows(self, users: np.ndarray, windows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Features of some users with the given histories (int32 [R, L] item codes, -1 pads)."""
+        fixed = {name: values[users] for name, values in self.fixed.items()}
+        return fixed | {name: self._item_codes[window + 1] for name, window in windows.items()}
+
+    def latest(self, users: np.ndarray) -> dict[str, np.ndarray]:
+        """Features of some users as of now, with everything they did."""
+        return self.rows(users, {name: h.latest(users, self.length) for name, h in self.histories.items()})
+
+    def without_id(self, rows: dict[str, np.ndarray], rate: float, rng: np.random.Generator) -> dict:
+        """The same rows, `rate` of them under an out-of-vocabulary user id."""
+        if self.id_feature is None:
+            return rows
+        ids = rows[self.id_feature]
+        unknown = rng.random(len(ids)) < rate
+        buckets = rng.integers(0, self.id_buckets, len(ids), np.int32)
+        return rows | {self.id_feature: np.where(unknown, buckets, ids)}

@@ -1,0 +1,127 @@
+"""The whole of csmf_tf once, on a small log: what `make demo` runs."""
+
+import os
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from csmf_tf._keras import tf
+from csmf_tf.config import Config, from_dict
+from csmf_tf.data.simulator import load_truth, rows_of, simulate
+from csmf_tf.evaluation.metrics import evaluate
+from csmf_tf.evaluation.report import capacity_png, format_capacity, format_table, tradeoff_png, weight_grid
+from csmf_tf.run import Run
+from csmf_tf.serving.query import query
+
+USERS, ITEMS, SEED = 3000, 1500, 0
+
+
+def demo(out: str | os.PathLike[str], data: str | None = None) -> None:
+    """Simulates a log (or takes one), runs the cascade, exports it, queries it and plots the trade-off.
+
+    Args:
+        out: folder for the log, the run, the export and the figures; a killed demo goes on from there.
+        data: path of a log with the columns user_id, item_id, behavior (view, cart and buy) and, if it has
+            times, timestamp; None simulates one.
+
+    Raises:
+        AssertionError: when a later stage moved the metrics of an earlier one.
+    """
+    started = time.monotonic()
+    folder = pathlib.Path(out)
+    if data is None:
+        simulate(USERS, ITEMS, seed=SEED).write(folder / "log")
+        print(f"simulated {USERS:,} users and {ITEMS:,} items into {folder / 'log'}")
+    tf.config.experimental.enable_op_determinism()
+    run = Run(folder / "run", _config(data or folder / "log" / "events.csv.gz"))
+    log = run.fit(verbose=2)
+
+    results = run.evaluate()
+    print("\nafter each stage (test events, full catalogue, Recall@50 / NDCG@50)")
+    print(_stage_table(log, results, _best_possible(run, folder / "log") if data is None else {}))
+    _assert_nothing_moved(log)
+    print("upstream rows did not move: ok")
+    print("\nall objectives ranked under equal weights")
+    print(format_table({"fused": results["fused"]}))
+    print("\ncapacity: share of each layer per owner")
+    print(format_capacity(run.model.capacity(), run.model.funnel))
+
+    export = run.export(folder / "export")
+    print(f"\nexported to {export}")
+    _show_queries(folder / "export", run)
+    _plot(run, folder)
+    print(f"\n{folder}/tradeoff.png, {folder}/capacity.png; took {time.monotonic() - started:.0f} s")
+
+
+def _config(path) -> Config:
+    log = {"path": str(path), "user": "user_id", "item": "item_id", "behavior": "behavior"}
+    timed = True
+    split = {"kind": "time", "at": 0.9} if timed else {"kind": "item_holdout", "fraction": 0.1}
+    return from_dict(
+        {
+            "log": log | ({"timestamp": "timestamp"} if timed else {}),
+            "funnel": ["view", "cart", "buy"],
+            "split": split,
+            "model": {"embedding_dim": 64},
+        }
+    )
+
+
+def _best_possible(run: Run, directory) -> dict[str, dict[str, float]]:
+    """Metrics of ranking by the simulator's own probabilities: no model can be better in expectation."""
+    truth = load_truth(directory)
+    train = run.prepared.split.train
+    users, items = rows_of(train.users), rows_of(train.items)
+    evaluator = run.evaluator()
+    return {
+        name: evaluate(
+            lambda who, k=k: truth.log_probability(k, users[who])[:, items],
+            evaluator.targets[name],
+            evaluator.seen,
+        )
+        for k, name in enumerate(run.model.funnel)
+    }
+
+
+def _stage_table(log: list[dict[str, Any]], results, best) -> str:
+    rows = {
+        f"after {entry['objective']}": entry["measured"] for entry in log if entry["phase"] == "freeze"
+    } | {"popularity": results["baselines"]["popularity"], **({"best possible": best} if best else {})}
+    names = list(results["objectives"])
+    lines = [" " * 14 + "".join(f"{name:>16}" for name in names)]
+    for label, measured in rows.items():
+        cells = [
+            f"{measured[n]['recall@50']:.4f} / {measured[n]['ndcg@50']:.4f}" if n in measured else "-"
+            for n in names
+        ]
+        lines.append(f"{label:<14}" + "".join(f"{cell:>16}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _assert_nothing_moved(log: list[dict[str, Any]]) -> None:
+    measured = [entry["measured"] for entry in log if entry["phase"] == "freeze"]
+    for before, after in zip(measured, measured[1:], strict=False):
+        moved = {name for name in before if before[name] != after[name]}
+        if moved:
+            raise AssertionError(f"A later stage should not move an earlier one. Moved: {sorted(moved)}")
+
+
+def _show_queries(directory, run: Run) -> None:
+    train = run.prepared.split.train
+    user = train.users[np.bincount(train.user).argmax()]
+    for weights in ({"view": 1}, {"view": 1, "cart": 1, "buy": 1}, {"buy": 1}):
+        asked = ", ".join(f"{name} {weight}" for name, weight in weights.items())
+        items = " ".join(item for item, _ in query(directory, user, weights, k=8))
+        print(f"user {user}, weights {asked}: {items}")
+
+
+def _plot(run: Run, folder) -> None:
+    funnel = run.model.funnel
+    evaluator = run.evaluator()
+    vectors = evaluator.vectors(run.model)
+    grid = weight_grid(len(funnel), steps=6)
+    recalls = [[evaluator.measure(vectors, name, row)["recall@50"] for name in funnel] for row in grid]
+    tradeoff_png(folder / "tradeoff.png", funnel, grid, np.array(recalls))
+    capacity_png(folder / "capacity.png", run.model.capacity(), funnel)

@@ -1,0 +1,1 @@
+"""Full-catalogue metrics, per objective and fused; reports and plots."""

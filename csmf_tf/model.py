@@ -1,0 +1,425 @@
+"""The retrieval model: two masked towers, a funnel of objectives and one loss."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow_recommenders as tfrs
+
+from csmf_tf._keras import keras, tf
+from csmf_tf.losses import accidental_hits, adaptive_margin, softmax_nll
+from csmf_tf.towers.features import CHUNK
+from csmf_tf.towers.pair import TowerPair
+
+
+@keras.saving.register_keras_serializable(package="csmf_tf")
+class CSMF(tfrs.models.Model):
+    """Cascaded selective mask fine-tuning (CSMF, SIGIR 2025) of a two-tower retrieval model.
+
+    One embedding of D coordinates serves every objective. Stage k trains the coordinates, units and weights
+    that it owns, prunes those it does not need, and freezes the rest bit for bit;
+    `s_k(u, i) = sum over d with owner(d) <= k of u_d v_d`.
+
+    The stages are driven by `begin`, `prune` and `freeze` around plain `compile` and `fit`; `Cascade` does
+    all of them in one call. A training batch is a dictionary, as `csmf_tf.data.stages` makes it:
+
+    | key | dtype, shape | what |
+    |---|---|---|
+    | `user` | dict, [R, ...] | encoded user features of each row |
+    | `row_share` | float32 [R] | 1 / rows that an epoch has of this user (L2 term) |
+    | `item` | int32 [P] | catalogue index of each positive |
+    | `row` | int32 [P] | the row of each positive, `"full"` only; `"sampled"` has row p = positive p |
+    | `epoch_rows` | float32 [] | rows of an epoch (L2 term), `"full"` only |
+    | `item_share` | float32 [P] | 1 / positives that an epoch has of this item (L2 term), `"sampled"` only |
+    | `negatives` | int32 [M] | uniform negatives shared by all rows, `"sampled"` only |
+    | `log_q` | float32 [P + M] | log expected count of each candidate, `"sampled"` only |
+    | `funnel_negatives` | int32 [R, H] | upstream-only items of the row's user, -1 pads, `"sampled"` only |
+
+    Args:
+        funnel: names of the objectives, upstream first.
+        user_features: `Feature` list of the user tower.
+        item_features: `Feature` list of the item tower.
+        embedding_dim: D, at least one coordinate an objective.
+        hidden: units of the towers' hidden layers.
+        granularity: `"unit"` or `"weight"`, see `Tower`.
+        normalize: L2-normalise each segment of the embedding and divide its score by the temperature.
+        temperature: one number, or one for each objective; used with `normalize`.
+        loss: `"full"` (softmax over the catalogue) or `"sampled"` (over in-batch, uniform and funnel
+            negatives).
+        in_batch_negatives: whether other rows' positives serve as negatives (`"sampled"` only).
+        margin: `m0` of the adaptive margin (AML), from the second stage on; 0 switches it off.
+        l2: strength of `l2 * (sum_u |u|^2 + sum_i |v|^2)` beside the summed log-likelihood, over the
+            coordinates of the stage in training.
+
+    Example:
+
+    >>> from csmf_tf.towers import Feature
+    >>> model = CSMF(
+    ...     ["click", "buy"],
+    ...     user_features=[Feature("user_id", "id", vocabulary=("u1", "u2"))],
+    ...     item_features=[Feature("item_id", "id", vocabulary=("i1", "i2", "i3"))],
+    ...     embedding_dim=4,
+    ... )
+    >>> model.begin("click")
+    >>> model.prune(share=0.5)["embedding"].kept
+    2
+    >>> model.freeze()
+    >>> sorted(model.owner.tolist())
+    [0, 0, 1, 1]
+    """
+
+    def __init__(
+        self,
+        funnel,
+        user_features,
+        item_features,
+        embedding_dim=64,
+        hidden=(),
+        granularity="unit",
+        normalize=False,
+        temperature=1.0,
+        loss="full",
+        in_batch_negatives=True,
+        margin=0.0,
+        l2=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.funnel = list(funnel)
+        if not self.funnel or len(set(self.funnel)) != len(self.funnel):
+            raise ValueError(f"`funnel` should be one or more different names. Received: {self.funnel}")
+        if embedding_dim < len(self.funnel):
+            raise ValueError(
+                "`embedding_dim` should be at least one coordinate for each objective. "
+                f"Received: embedding_dim={embedding_dim} for {len(self.funnel)} objectives"
+            )
+        if loss not in ("full", "sampled"):
+            raise ValueError(f"`loss` should be 'full' or 'sampled'. Received: loss={loss!r}")
+        self.temperatures = [*temperature] if np.ndim(temperature) else [temperature] * len(self.funnel)
+        if len(self.temperatures) != len(self.funnel) or not all(t > 0 for t in self.temperatures):
+            raise ValueError(
+                "`temperature` should be one positive number or one for each objective. "
+                f"Received: temperature={temperature} for {len(self.funnel)} objectives"
+            )
+        self.loss_kind = loss
+        self.in_batch_negatives = in_batch_negatives
+        self.margin = margin
+        self.l2 = l2
+        self.towers = TowerPair(user_features, item_features, embedding_dim, hidden, granularity, normalize)
+        # [stage in training or 0, stages frozen]: a variable, so that checkpoints hold it.
+        self.progress = tf.Variable([0, 0], trainable=False, dtype=tf.int32, name="progress")
+        self._loss_mean = keras.metrics.Mean("loss")
+        self.catalogue_ids = None
+        self._catalogue = None
+        self._traced = {}
+
+    # Stages
+
+    @property
+    def stage(self) -> int:
+        """The 1-based stage in training; 0 when none is."""
+        with tf.init_scope():
+            return int(self.progress[0])
+
+    @property
+    def frozen_stages(self) -> int:
+        """How many stages are finished."""
+        with tf.init_scope():
+            return int(self.progress[1])
+
+    @property
+    def objective(self) -> str | None:
+        """Name of the objective in training, None when there is none."""
+        return self.funnel[self.stage - 1] if self.stage else None
+
+    @property
+    def owner(self) -> np.ndarray:
+        """uint8 [D]: the stage that owns each coordinate of the embedding, 0 = free."""
+        return self.towers.owner
+
+    def begin(self, objective):
+        """Starts the stage of `objective`: it takes every free weight and may read all frozen ones.
+
+        Compile the model afterwards, so that the stage starts with a fresh optimizer.
+
+        Raises:
+            ValueError: for an unknown objective, for one out of the funnel's order, and when earlier
+                stages left no coordinate free.
+        """
+        if objective not in self.funnel:
+            raise ValueError(f"`objective` should be one of {self.funnel}. Received: objective={objective!r}")
+        if self.stage:
+            raise ValueError(
+                f"`begin` should come when no stage is in training. Received: objective={objective!r} while "
+                f"'{self.objective}' is; call `freeze()` first"
+            )
+        stage = self.funnel.index(objective) + 1
+        if stage != self.frozen_stages + 1:
+            following = self.funnel[self.frozen_stages : self.frozen_stages + 1]
+            raise ValueError(
+                f"Stages should run in the order of the funnel {self.funnel}. Received: objective={objective!r}; "
+                + (f"begin '{following[0]}' first" if following else "every stage is finished")
+            )
+        if stage > 1 and not np.any(self.owner == 0):
+            raise ValueError(
+                f"Objective '{objective}' needs at least one free coordinate of the embedding. Received: none, "
+                "earlier stages own all; prune them to smaller shares"
+            )
+        self.towers.begin(stage)
+        self.progress.assign([stage, self.frozen_stages])
+        self.retrace()
+
+    def prune(self, tau=None, share=None):
+        """Frees what the stage in training needs least, layer by layer.
+
+        The coordinates of the embedding are freed in both towers at once, by the geometric mean of their
+        two L1 norms (own choice: `u_d v_d` stays when one side is scaled up and the other down).
+
+        Args:
+            tau: in [0, 1), the share of each layer's L1 mass to free (CPP, paper).
+            share: in (0, 1], the share of each layer that the stage may keep; the tau that meets it is
+                found. Give one of the two.
+
+        Returns:
+            dict of layer name to `Pruned(kept, freed, tau)`; `"embedding"` is the coordinates.
+        """
+        self._check_in_training("prune")
+        if (tau is None) == (share is None):
+            raise ValueError(
+                f"`prune` should get either `tau` or `share`. Received: tau={tau}, share={share}"
+            )
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")
+        return self.towers.prune(self.stage, tau, share)
+
+    def freeze(self):
+        """Ends the stage in training: what it owns never changes again.
+
+        Raises:
+            ValueError: when no stage is in training, or a weight is not finite.
+        """
+        self._check_in_training("freeze")
+        self.towers.freeze()
+        self.progress.assign([0, self.stage])
+        self.retrace()
+
+    def add_objective(self, name, temperature=None):
+        """Appends an objective to the funnel of a model whose earlier stages left capacity free.
+
+        `begin(name)` then starts its stage. Earlier scores stay bit-identical.
+        """
+        if name in self.funnel:
+            raise ValueError(f"`name` should be a new objective. Received: name={name!r}, known {self.funnel}")
+        self.funnel = [*self.funnel, name]
+        self.temperatures = [*self.temperatures, temperature or self.temperatures[-1]]
+
+    def capacity(self):
+        """Share of each layer's units or weights per owner.
+
+        Returns:
+            dict of layer name to float64 [K + 1]: free first, then the objectives in funnel order;
+            `"embedding"` is the coordinates.
+        """
+        return self.towers.capacity(len(self.funnel))
+
+    def _check_in_training(self, call):
+        if not self.stage:
+            raise ValueError(
+                f"`{call}` should come while a stage is in training. Received: none; call `begin(objective)` first"
+            )
+
+    def retrace(self):
+        """Makes Keras trace its steps anew: a traced step holds the number of the stage."""
+        self.train_function = self.test_function = self.predict_function = None
+        self._traced = {}
+
+    # Vectors
+
+    def embed_users(self, encoded, stage=None):
+        """float32 [B, D] of encoded user features; by default as the latest stage sees them."""
+        return self._embed(self.towers.user, encoded, stage)
+
+    def embed_items(self, encoded, stage=None):
+        """float32 [B, D] of encoded item features; by default as the latest stage sees them."""
+        return self._embed(self.towers.item, encoded, stage)
+
+    def _embed(self, tower, encoded, stage):
+        stage = stage or self.stage or self.frozen_stages or 1
+        vectors = self.towers.embed(tower, encoded, stage)
+        if not self.towers.normalize:
+            return vectors
+        owner = tf.cast(tower.output_layer.owner, tf.int32)
+        return vectors * tf.gather(tf.math.rsqrt(tf.constant([1.0, *self.temperatures], tf.float32)), owner)
+
+    def call(self, inputs):
+        """Scores of aligned user and item features.
+
+        Args:
+            inputs: dict of raw features, those of the user and those of the item, batch first.
+
+        Returns:
+            dict of objective to float32 [B]: `s_k(u, i)`, of every objective finished or in training.
+        """
+        u = self.embed_users(self.towers.user_encoder(inputs))
+        v = self.embed_items(self.towers.item_encoder(inputs))
+        owner = tf.cast(self.towers.user.output_layer.owner, tf.int32)
+        known = self.funnel[: max(self.stage, self.frozen_stages)]
+        return {
+            name: tf.reduce_sum(tf.where(owner <= stage, u * v, 0.0), axis=1)
+            for stage, name in enumerate(known, start=1)
+        }
+
+    def set_catalogue(self, ids, raw):
+        """Sets the items that can be retrieved.
+
+        Args:
+            ids: [N] strings.
+            raw: dict of raw item features, [N, ...] each.
+        """
+        self.catalogue_ids = np.asarray(ids, dtype=object)
+        self._catalogue = {k: tf.constant(v) for k, v in self.towers.item_encoder.encode(raw).items()}
+
+    def item_vectors(self):
+        """float32 numpy array [N, D] of the whole catalogue, as the latest stage sees it."""
+        return self._in_chunks(self.embed_items, self._catalogue)
+
+    def user_vectors(self, encoded):
+        """float32 numpy array [U, D] of any number of encoded users, as the latest stage sees them."""
+        return self._in_chunks(self.embed_users, encoded)
+
+    def user_embedder(self):
+        """A `tf.Module` that maps a dict of raw user features to vectors [B, D]; it holds the user side only."""
+        return _UserEmbedder(self.towers, self._embed)
+
+    def _in_chunks(self, embed, encoded):
+        rows = len(next(iter(encoded.values())))
+        if embed.__name__ not in self._traced:
+            self._traced[embed.__name__] = tf.function(embed, reduce_retracing=True)
+        return np.concatenate(
+            [
+                self._traced[embed.__name__]({k: tf.constant(v[at : at + CHUNK]) for k, v in encoded.items()})
+                for at in range(0, rows, CHUNK)
+            ]
+        )
+
+    # Training
+
+    def train_step(self, data):
+        """One step of the stage in training; unlike the base class it scales the loss in mixed precision."""
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(data, training=True)
+            total = tf.add_n([loss, *self.losses])
+        self.optimizer.minimize(total, self.trainable_variables, tape=tape)
+        self._loss_mean.update_state(loss)
+        return {"loss": self._loss_mean.result()}
+
+    def test_step(self, data):
+        """Mean loss over the data, of the stage in training or else of the last one."""
+        self._loss_mean.update_state(self.compute_loss(data))
+        return {"loss": self._loss_mean.result()}
+
+    def compute_loss(self, inputs, training=False):
+        """Mean over the rows of the summed negative log-likelihood, plus the L2 term.
+
+        Args:
+            inputs: a batch, see the class.
+            training: kept for Keras; nothing here depends on it.
+
+        Returns:
+            float32 scalar.
+        """
+        stage = self.stage or self.frozen_stages
+        if not stage:
+            raise ValueError("`fit` should come after `begin(objective)`. Received: no stage has begun")
+        loss = self._full_loss if self.loss_kind == "full" else self._sampled_loss
+        return loss(inputs, self.embed_users(inputs["user"], stage), stage)
+
+    def _full_loss(self, inputs, users, stage):
+        items = self.embed_items(self._catalogue, stage)
+        row, positive = inputs["row"], inputs["item"]
+        logits = tf.matmul(users, items, transpose_b=True)
+        if self.margin and stage > 1:
+            upstream = tf.matmul(self._upstream(users, stage), items, transpose_b=True)
+            logits = tf.gather(logits, row) + self._margins(tf.gather(upstream, row), positive, stage)
+            nll = softmax_nll(logits, positive)
+        else:
+            nll = softmax_nll(logits, positive, row)
+        rows = tf.cast(tf.shape(users)[0], tf.float32)
+        return (
+            tf.reduce_sum(nll) / rows
+            + self.l2 * tf.reduce_mean(self._own_norm(users, stage) * inputs["row_share"])
+            + self.l2 * tf.reduce_sum(self._own_norm(items, stage)) / inputs["epoch_rows"]
+        )
+
+    def _sampled_loss(self, inputs, users, stage):
+        positive_item = inputs["item"]
+        rows, dim = tf.shape(users)[0], users.shape[1]
+        positive = tf.range(rows)
+        shared_items = tf.concat([positive_item, inputs["negatives"]], axis=0)
+        funnel_items = inputs["funnel_negatives"]
+        shared = self._embed_codes(shared_items, stage)
+        funnel = self._embed_codes(tf.reshape(tf.maximum(funnel_items, 0), [-1]), stage)
+        funnel = tf.reshape(funnel, [rows, tf.shape(funnel_items)[1], dim])
+
+        def scores(u):
+            return tf.concat(
+                [tf.matmul(u, shared, transpose_b=True), tf.einsum("rd,rhd->rh", u, funnel)], axis=1
+            )
+
+        logits = scores(users)
+        if self.margin and stage > 1:
+            logits += self._margins(scores(self._upstream(users, stage)), positive, stage)
+        # Funnel negatives are chosen, not sampled: they have no correction.
+        logits -= tf.pad(inputs["log_q"], [[0, tf.shape(funnel_items)[1]]])
+        excluded = accidental_hits(positive_item, shared_items, positive)
+        if not self.in_batch_negatives:
+            excluded |= (tf.range(tf.size(shared_items)) < rows) & ~tf.eye(
+                rows, tf.size(shared_items), dtype=tf.bool
+            )
+        nll = softmax_nll(logits, positive, excluded=tf.concat([excluded, funnel_items < 0], axis=1))
+        user_norm = self._own_norm(users, stage) * inputs["row_share"]
+        item_norm = self._own_norm(shared[:rows], stage) * inputs["item_share"]
+        return tf.reduce_mean(nll + self.l2 * (user_norm + item_norm))
+
+    def _embed_codes(self, codes, stage):
+        return self.embed_items({k: tf.gather(v, codes) for k, v in self._catalogue.items()}, stage)
+
+    def _upstream(self, users, stage):
+        return tf.where(tf.cast(self.towers.user.output_layer.owner, tf.int32) < stage, users, 0.0)
+
+    def _margins(self, upstream, positive, stage):
+        temperature = self.temperatures[stage - 1] if self.towers.normalize else 1.0
+        return adaptive_margin(upstream, positive, self.margin, temperature)
+
+    def _own_norm(self, vectors, stage):
+        own = tf.cast(self.towers.user.output_layer.owner, tf.int32) == stage
+        return tf.reduce_sum(tf.square(tf.where(own, vectors, 0.0)), axis=1)
+
+    def get_config(self):
+        return {
+            "funnel": self.funnel,
+            "user_features": [dataclasses.asdict(f) for f in self.towers.user.features],
+            "item_features": [dataclasses.asdict(f) for f in self.towers.item.features],
+            "embedding_dim": self.towers.embedding_dim,
+            "hidden": self.towers.hidden,
+            "granularity": self.towers.granularity,
+            "normalize": self.towers.normalize,
+            "temperature": self.temperatures,
+            "loss": self.loss_kind,
+            "in_batch_negatives": self.in_batch_negatives,
+            "margin": self.margin,
+            "l2": self.l2,
+        }
+
+
+class _UserEmbedder(tf.Module):
+    """Raw user features to vectors; tracks the variables of the user side and no others."""
+
+    def __init__(self, towers, embed):
+        super().__init__()
+        self._encoder = towers.user_encoder
+        self._tower = towers.user
+        # In a closure the model is not tracked, so the item tables stay out of the export.
+        self._call = lambda raw: embed(self._tower, self._encoder(raw), None)
+
+    def __call__(self, raw):
+        return self._call(raw)

@@ -1,0 +1,47 @@
+"""Funnel negatives: what the user met upstream and took no further."""
+
+import numpy as np
+
+from csmf_tf.data.groups import Groups, group
+
+
+def upstream_only(reached: Groups, positives: Groups, n_items: int) -> Groups:
+    """Items that a user reached upstream but that are no positives of the stage.
+
+    Args:
+        reached: each user's items with any upstream event (exposed, clicked ...).
+        positives: each user's positives of the stage.
+        n_items: number of items.
+
+    Returns:
+        `Groups`: per user, the hard negatives (exposed but not clicked, clicked but not bought).
+    """
+    n_users = len(reached.counts)
+
+    def keys(groups: Groups) -> np.ndarray:
+        return np.repeat(np.arange(n_users, dtype=np.int64), groups.counts) * n_items + groups.items
+
+    left = np.setdiff1d(keys(reached), keys(positives), assume_unique=True)
+    return group(left // n_items, left % n_items, n_users)
+
+
+def draw_funnel_negatives(
+    pool: Groups, users: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws `count` funnel negatives for each user, with replacement.
+
+    Args:
+        pool: each user's upstream-only items, from `upstream_only`.
+        users: int [R] user codes.
+        count: negatives a user.
+        rng: the random generator.
+
+    Returns:
+        int32 [R, count] item codes; -1 throughout where a user's pool is empty.
+    """
+    sizes = pool.counts[users][:, None]
+    picks = pool.offsets[users][:, None] + (rng.random((len(users), count)) * sizes).astype(np.int64)
+    empty = np.broadcast_to(sizes == 0, picks.shape)
+    drawn = np.full(picks.shape, -1, np.int32)
+    drawn[~empty] = pool.items[picks[~empty]]
+    return drawn

@@ -1,0 +1,111 @@
+"""Queries to an export, by user id."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from csmf_tf._keras import tf
+from csmf_tf.serving.export import FORMAT
+from csmf_tf.serving.fusion import check_weights
+from csmf_tf.serving.index import positive, scann_ops
+from csmf_tf.serving.users import user_features
+from csmf_tf.serving.versions import latest_version
+
+
+class UnknownUserWarning(UserWarning):
+    """The user was not known at export: the answer is that of the out-of-vocabulary user."""
+
+
+def load(directory: str | os.PathLike, version: int | None = None) -> Any:
+    """Loads an export's SavedModel, and scann's ops with it where it needs them.
+
+    Args:
+        directory: as given to `export`.
+        version: default the latest.
+
+    Returns:
+        The loaded object; its `signatures` are those described in `export`.
+
+    Raises:
+        FileNotFoundError: when there is no such version.
+        ImportError: when the index needs scann and it is not installed.
+    """
+    path = _version_path(directory, latest_version(directory) if version is None else version)
+    if _read_card(path)["index"] == "scann":
+        scann_ops()
+    return tf.saved_model.load(path)
+
+
+def query(
+    directory: str | os.PathLike,
+    user: str,
+    weights: Mapping[str, float] | Sequence[float] | None = None,
+    k: int = 10,
+) -> list[tuple[str, float]]:
+    """Returns the best items of one user from the latest version of an export.
+
+    Args:
+        directory: as given to `export`.
+        user: the user's id.
+        weights: fusion weights, see `check_weights`; default those of the export.
+        k: number of items.
+
+    Returns:
+        Pairs of item id and score, best first; fewer than `k` when the index finds no more.
+
+    Raises:
+        FileNotFoundError: when nothing was exported to `directory`.
+        ValueError: when `k` exceeds the export's, `weights` are unfit, or the model reads features of the
+            user that the export does not hold.
+
+    Warns:
+        UnknownUserWarning: when the export holds its users and `user` is not among them.
+    """
+    version = latest_version(directory)
+    path = _version_path(directory, version)
+    card = _read_card(path)
+    if positive("k", k) > card["k"]:
+        raise ValueError(
+            f"`k` should be at most {card['k']}, the results that this export returns for a query. "
+            f"Received: k={k}; export again with k={k} or more"
+        )
+    vector = check_weights(card["weights"] if weights is None else weights, card["objectives"])
+
+    retrieve = load(directory, version).signatures["retrieve"]
+    signature = dict(retrieve.structured_input_signature[1])
+    del signature["weights"]
+    users = os.path.join(path, "assets.extra", "users.parquet")
+    held = os.path.exists(users)
+    unheld = [name for name in signature if name != card["user_id"]]
+    if unheld and not held:
+        raise ValueError(
+            f"The export should hold the users' features, as the model reads {unheld}. "
+            "Received: an export without; export again with `users`"
+        )
+    features, known = user_features(users if held else None, user, card["user_id"], signature)
+    if not known:
+        warnings.warn(
+            f"user {user!r} is not known to this export: the answer is that of an unknown user",
+            UnknownUserWarning,
+            stacklevel=2,
+        )
+    inputs = {name: tf.constant(value, signature[name].dtype) for name, value in features.items()}
+    answer = retrieve(weights=tf.constant([vector], tf.float32), **inputs)
+    pairs = zip(answer["ids"][0, :k].numpy(), answer["scores"][0, :k].numpy(), strict=True)
+    return [(item.decode(), float(score)) for item, score in pairs if item]
+
+
+def _version_path(directory: str | os.PathLike, version: int) -> str:
+    return os.path.join(directory, str(version))
+
+
+def _read_card(path: str) -> dict:
+    with open(os.path.join(path, "assets.extra", "csmf.json"), encoding="utf-8") as file:
+        card = json.load(file)
+    if card["format"] != FORMAT:
+        raise ValueError(
+            f"{path} should be of format {FORMAT}. Received: format {card['format']}; export it again"
+        )
+    return card

@@ -1,0 +1,188 @@
+"""Raw features: what they are, and how they become integers and floats that a tower reads."""
+
+import dataclasses
+
+import numpy as np
+
+from csmf_tf._keras import keras, tf
+
+KINDS = ("id", "categorical", "multi", "history", "numeric")
+"""What a feature can be.
+
+`id`: the key of the user or item. `categorical`: one string. `multi`: any number of strings, "" pads.
+`history`: up to `length` item ids, latest last, "" pads. `numeric`: one float, NaN when unknown.
+"""
+
+
+CHUNK = 16_384
+"""Rows encoded or embedded at a time outside training, to bound memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One raw feature of a user or of an item.
+
+    Attributes:
+        name: the feature's key in the dictionary of raw features.
+        kind: one of `id`, `categorical`, `multi`, `history`, `numeric`.
+        vocabulary: the known strings, in the order of their codes; empty for `numeric`.
+        dim: width of the feature's embedding; `id` features take the tower's embedding dimension.
+        oov_buckets: strings outside the vocabulary are hashed into so many buckets of their own.
+        length: static width of a `history`.
+        mean, std: statistics by which a `numeric` feature is standardised.
+
+    Example:
+
+    >>> Feature("country", "categorical", vocabulary=("de", "fr"), dim=4).rows
+    3
+    """
+
+    name: str
+    kind: str
+    vocabulary: tuple[str, ...] = ()
+    dim: int = 16
+    oov_buckets: int = 1
+    length: int = 0
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"`kind` of feature '{self.name}' should be one of {KINDS}. Received: kind={self.kind!r}"
+            )
+        if self.kind == "numeric":
+            if not self.std > 0:
+                raise ValueError(
+                    f"`std` of feature '{self.name}' should be positive. Received: std={self.std}"
+                )
+        elif not self.vocabulary:
+            raise ValueError(
+                f"`vocabulary` of feature '{self.name}' should hold at least one string. Received: an empty one"
+            )
+        if self.oov_buckets < 1:
+            raise ValueError(
+                f"`oov_buckets` of feature '{self.name}' should be >= 1. Received: {self.oov_buckets}"
+            )
+
+    @property
+    def padded(self) -> bool:
+        """Whether a value is a padded list, whose code 0 means 'nothing here'."""
+        return self.kind in ("multi", "history")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the feature's embedding table."""
+        return len(self.vocabulary) + self.oov_buckets + self.padded
+
+    @property
+    def signature(self) -> tf.TensorSpec:
+        """The raw value's shape and dtype, batch first."""
+        if self.kind == "numeric":
+            return tf.TensorSpec([None], tf.float32, self.name)
+        width = {"history": [self.length or None], "multi": [None]}.get(self.kind, [])
+        return tf.TensorSpec([None, *width], tf.string, self.name)
+
+    @classmethod
+    def numeric(cls, name: str, values: np.ndarray) -> "Feature":
+        """A numeric feature standardised by the mean and deviation of `values` (NaN left out)."""
+        known = np.asarray(values, np.float64)
+        known = known[np.isfinite(known)]
+        spread = float(known.std()) if len(known) else 0.0
+        return cls(name, "numeric", mean=float(known.mean()) if len(known) else 0.0, std=spread or 1.0)
+
+
+class FeatureEncoder(keras.layers.Layer):
+    """Turns a dictionary of raw features into what the towers read.
+
+    Strings become int32 codes: padding 0 (`multi` and `history` only), then the out-of-vocabulary
+    buckets, then the vocabulary. Numbers are standardised, unknown ones become 0 (the mean).
+
+    Args:
+        features: the `Feature` list.
+
+    Call arguments:
+        raw: dict of feature name to string or float tensor, batch first.
+
+    Returns:
+        dict of feature name to int32 [B] (`id`, `categorical`), int32 [B, L] (`multi`, `history`) or
+        float32 [B, 1] (`numeric`).
+
+    Raises:
+        ValueError: when a feature is missing from `raw`; the message names it.
+
+    Example:
+
+    >>> encode = FeatureEncoder([Feature("country", "categorical", vocabulary=("de", "fr"))])
+    >>> encode({"country": tf.constant(["fr", "it"])})["country"].numpy().tolist()
+    [2, 0]
+    """
+
+    def __init__(self, features, **kwargs):
+        super().__init__(**kwargs)
+        self.features = tuple(f if isinstance(f, Feature) else Feature(**f) for f in features)
+        self._lookups = {
+            f.name: keras.layers.StringLookup(
+                vocabulary=list(f.vocabulary),
+                num_oov_indices=f.oov_buckets,
+                mask_token="" if f.padded else None,
+            )
+            for f in self.features
+            if f.kind != "numeric"
+        }
+
+    def call(self, raw):
+        self._check(self.features, raw)
+        return {f.name: self._encode(f, raw[f.name]) for f in self.features}
+
+    def encode(self, raw, skip=None):
+        """Encodes numpy features of any number of rows, a chunk at a time.
+
+        Args:
+            raw: dict of feature name to array [N, ...]; entries of other names are passed over.
+            skip: kind of features to leave out.
+
+        Returns:
+            dict of feature name to numpy array [N, ...].
+        """
+        features = [f for f in self.features if f.kind != skip]
+        self._check(features, raw)
+        return {
+            f.name: np.concatenate(
+                [
+                    self._encode(f, tf.constant(raw[f.name][at : at + CHUNK])).numpy()
+                    for at in range(0, len(raw[f.name]), CHUNK)
+                ]
+            )
+            for f in features
+        }
+
+    def codes(self, name, strings):
+        """int32 numpy codes of an array of strings as the feature `name` reads them."""
+        return self._lookups[name](tf.constant(strings)).numpy().astype(np.int32)
+
+    def blank(self):
+        """One row of raw features of which nothing is known; shapes and dtypes as at serving."""
+        return {
+            f.name: tf.fill([1, *(d or 1 for d in f.signature.shape[1:])], np.nan if f.kind == "numeric" else "")
+            for f in self.features
+        }
+
+    @staticmethod
+    def _check(features, raw):
+        missing = [f.name for f in features if f.name not in raw]
+        if missing:
+            raise ValueError(
+                f"Raw features should hold {[f.name for f in features]}. Received: {sorted(raw)}, "
+                f"without {missing}"
+            )
+
+    def _encode(self, feature, value):
+        if feature.kind != "numeric":
+            return tf.cast(self._lookups[feature.name](value), tf.int32)
+        value = (tf.cast(value, tf.float32) - feature.mean) / feature.std
+        return tf.where(tf.math.is_finite(value), value, 0.0)[:, tf.newaxis]
+
+    def get_config(self):
+        features = [dataclasses.asdict(f) for f in self.features]
+        return {**super().get_config(), "features": features}

@@ -1,0 +1,157 @@
+"""The two towers and the segmentation of the embedding that they share."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from csmf_tf._keras import keras, tf
+from csmf_tf.masking.pruning import cumulative_percentile_prune, prune_to_count
+from csmf_tf.towers.features import FeatureEncoder
+from csmf_tf.towers.tower import Tower
+
+
+class Pruned(NamedTuple):
+    """What pruning did to a layer: units or weights kept and freed, and the share of L1 mass freed."""
+
+    kept: int
+    freed: int
+    tau: float
+
+
+class TowerPair(keras.layers.Layer):
+    """A user tower and an item tower whose output coordinates have the same owners.
+
+    Stages are numbers here, 1 is the furthest upstream; `CSMF` gives them names and an order.
+
+    Args:
+        user_features: `Feature` list of the user tower.
+        item_features: `Feature` list of the item tower.
+        embedding_dim: D.
+        hidden: units of the hidden layers of both towers.
+        granularity: `"unit"` or `"weight"`, see `Tower`.
+        normalize: whether each segment is L2-normalised, in both towers.
+    """
+
+    def __init__(
+        self,
+        user_features,
+        item_features,
+        embedding_dim,
+        hidden=(),
+        granularity="unit",
+        normalize=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if granularity not in ("unit", "weight"):
+            raise ValueError(
+                f"`granularity` should be 'unit' or 'weight'. Received: granularity={granularity!r}"
+            )
+        self.embedding_dim = embedding_dim
+        self.hidden = tuple(hidden)
+        self.granularity = granularity
+        self.normalize = normalize
+        self.user_encoder = FeatureEncoder(user_features, name="user_encoder")
+        self.item_encoder = FeatureEncoder(item_features, name="item_encoder")
+        self.user = Tower(user_features, embedding_dim, hidden, granularity, name="user_tower")
+        self.item = Tower(item_features, embedding_dim, hidden, granularity, name="item_tower")
+        for encoder, tower in ((self.user_encoder, self.user), (self.item_encoder, self.item)):
+            tower(encoder(encoder.blank()))
+
+    @property
+    def owner(self) -> np.ndarray:
+        """uint8 [D]: the stage that owns each coordinate of the embedding, 0 = free."""
+        with tf.init_scope():
+            return self.user.output_layer.owner.numpy()
+
+    def embed(self, tower, encoded, stage):
+        """Vectors of one tower as the first `stage` stages see them.
+
+        Args:
+            tower: `pair.user` or `pair.item`.
+            encoded: dict of tensors as the tower's encoder gives them.
+            stage: int >= 1; coordinates of later stages and free ones are 0.
+
+        Returns:
+            float32 tensor [B, D].
+        """
+        owner = tf.cast(tower.output_layer.owner, tf.int32)
+        if self.granularity == "unit" or stage == 1:
+            vectors = tf.cast(tower(encoded, stage=stage), tf.float32)
+        else:
+            vectors = tf.add_n(
+                [
+                    tf.where(owner == k, tf.cast(tower(encoded, stage=k), tf.float32), 0.0)
+                    for k in range(1, stage + 1)
+                ]
+            )
+        vectors = tf.where((owner >= 1) & (owner <= stage), vectors, 0.0)
+        return _normalize_segments(vectors, owner, stage) if self.normalize else vectors
+
+    def begin(self, stage):
+        """Hands every free unit and weight to `stage`."""
+        # Freshly built layers are already owned by stage 1.
+        if stage > 1:
+            for layer in self._masked_layers():
+                layer.begin(stage)
+            self._propagate_owners()
+
+    def prune(self, stage, tau=None, share=None):
+        """Frees what `stage` needs least; see `CSMF.prune`."""
+        report = {"embedding": self._prune_embedding(stage, tau, share)}
+        for name, layer in self._inner_layers():
+            owned = layer.owner.numpy() == stage
+            freed, found = _select(layer.importance(), owned, tau, share)
+            layer.release(freed)
+            report[name] = Pruned(int(np.sum(owned & ~freed)), int(np.sum(freed)), found)
+        self._propagate_owners()
+        return report
+
+    def _prune_embedding(self, stage, tau, share):
+        norms = [sum(layer.importance() for layer in tower.segment_layers) for tower in (self.user, self.item)]
+        owned = self.owner == stage
+        freed, found = _select(np.sqrt(norms[0] * norms[1]), owned, tau, share)
+        for tower in (self.user, self.item):
+            for layer in tower.segment_layers:
+                layer.release(freed)
+        return Pruned(int(np.sum(owned & ~freed)), int(np.sum(freed)), found)
+
+    def freeze(self):
+        """Moves what the stage in training owns to the frozen weights."""
+        for layer in self._masked_layers():
+            layer.freeze()
+
+    def capacity(self, stages):
+        """dict of layer name to float64 [stages + 1], the share of each owner, free first."""
+        table = {"embedding": self.user.output_layer.capacity(stages)}
+        return table | {name: layer.capacity(stages) for name, layer in self._inner_layers()}
+
+    def _masked_layers(self):
+        return [*self.user.masked_layers, *self.item.masked_layers]
+
+    def _inner_layers(self):
+        return [
+            (f"{tower.name}/{layer.name}", layer)
+            for tower in (self.user, self.item)
+            for layer in tower.inner_layers
+        ]
+
+    def _propagate_owners(self):
+        self.user.propagate_owners()
+        self.item.propagate_owners()
+
+
+def _select(importance, owned, tau, share):
+    if share is None:
+        freed = cumulative_percentile_prune(importance, owned, tau)
+        return freed, tau
+    # At least one stays: a stage that kept nothing of a layer could not be read through it.
+    keep = min(max(round(share * owned.size), 1), int(owned.sum()))
+    return prune_to_count(importance, owned, keep)
+
+
+def _normalize_segments(vectors, owner, stage):
+    """Divides each segment by its L2 norm, in the order of the owners."""
+    member = tf.one_hot(owner, stage + 1, dtype=tf.float32)
+    squared = tf.matmul(tf.square(vectors), member)
+    return vectors * tf.gather(tf.math.rsqrt(tf.maximum(squared, 1e-12)), tf.minimum(owner, stage), axis=1)

@@ -1,0 +1,117 @@
+"""The masked tower: encoded features to an embedding whose coordinates are owned by stages."""
+
+import dataclasses
+
+import numpy as np
+
+from csmf_tf._keras import keras, tf
+from csmf_tf.masking import MaskedDense, MaskedEmbedding
+from csmf_tf.towers.features import Feature
+
+
+class Tower(keras.layers.Layer):
+    """Maps encoded features to the coordinates of the embedding.
+
+    `y = E_id[id] + W h(x) + b`, with `x` the concatenation of all feature vectors (`E_id[id]` included) and
+    `h` the hidden layers, none by default. So a tower of an id alone is a factorisation whose later segments
+    also read the upstream columns linearly (own choice). Lists of strings are mean-pooled.
+
+    Args:
+        features: the `Feature` list that the tower reads; at most one of kind `id`.
+        embedding_dim: D, width of the output.
+        hidden: units of the hidden ReLU layers.
+        granularity: `"unit"` (whole neurons are owned, one pass gives every segment) or `"weight"` (single
+            weights of the hidden layers are owned, one pass for each segment).
+
+    Call arguments:
+        encoded: dict of tensors as `FeatureEncoder` gives them.
+        stage: int, the objective whose forward pass this is; None reads every owned weight.
+
+    Returns:
+        float tensor [B, D]; in a `"weight"` tower only the coordinates of segment `stage` are meant.
+    """
+
+    def __init__(self, features, embedding_dim, hidden=(), granularity="unit", **kwargs):
+        super().__init__(**kwargs)
+        self.features = tuple(f if isinstance(f, Feature) else Feature(**f) for f in features)
+        self.embedding_dim = embedding_dim
+        self.hidden = tuple(hidden)
+        self.granularity = granularity
+        ids = [f.name for f in self.features if f.kind == "id"]
+        if len(ids) > 1:
+            raise ValueError(f"A tower should have at most one feature of kind 'id'. Received: {ids}")
+        self.id_name = ids[0] if ids else None
+        self.tables = {
+            f.name: MaskedEmbedding(
+                f.rows,
+                embedding_dim if f.kind == "id" else f.dim,
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=0.05),
+                name=f"table_{f.name}",
+            )
+            for f in self.features
+            if f.kind != "numeric"
+        }
+        self.hidden_layers = [
+            MaskedDense(units, activation="relu", granularity=granularity, name=f"hidden_{n}")
+            for n, units in enumerate(self.hidden)
+        ]
+        # With an id table the output starts as that table alone; without one, zeros would never move.
+        self.output_layer = MaskedDense(
+            embedding_dim, kernel_initializer="zeros" if ids else "glorot_uniform", name="output"
+        )
+
+    def call(self, encoded, stage=None):
+        vectors = {f.name: self._vector(f, encoded[f.name], stage) for f in self.features}
+        x = tf.concat(list(vectors.values()), axis=-1)
+        for layer in self.hidden_layers:
+            x = layer(x, stage=stage)
+        y = self.output_layer(x, stage=stage)
+        return y + vectors[self.id_name] if self.id_name else y
+
+    def _vector(self, feature, value, stage):
+        if feature.kind == "numeric":
+            return tf.cast(value, self.compute_dtype)
+        vectors = self.tables[feature.name](value, stage=stage)
+        if not feature.padded:
+            return vectors
+        present = tf.cast(value > 0, vectors.dtype)[..., tf.newaxis]
+        return tf.reduce_sum(vectors * present, axis=1) / tf.maximum(tf.reduce_sum(present, axis=1), 1.0)
+
+    @property
+    def masked_layers(self):
+        """Every masked layer, inputs first."""
+        return [*self.tables.values(), *self.hidden_layers, self.output_layer]
+
+    @property
+    def segment_layers(self):
+        """The layers whose units are the coordinates of the embedding."""
+        id_table = [self.tables[self.id_name]] if self.id_name else []
+        return [*id_table, self.output_layer]
+
+    @property
+    def inner_layers(self):
+        """The masked layers whose units are the tower's own."""
+        return [layer for layer in self.masked_layers if layer not in self.segment_layers]
+
+    def propagate_owners(self):
+        """Tells each layer who owns its inputs, so that no stage reads what a later one may change."""
+        if self.granularity == "weight":
+            return
+        owner = np.concatenate(
+            [
+                self.tables[f.name].owner.numpy() if f.name in self.tables else np.ones(1, np.uint8)
+                for f in self.features
+            ]
+        )
+        for layer in [*self.hidden_layers, self.output_layer]:
+            layer.set_input_owner(owner)
+            owner = layer.unit_owner
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "features": [dataclasses.asdict(f) for f in self.features],
+            "embedding_dim": self.embedding_dim,
+            "hidden": self.hidden,
+            "granularity": self.granularity,
+        }

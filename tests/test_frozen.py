@@ -1,0 +1,166 @@
+"""Frozen means bit for bit: no optimiser, option or save moves a finished stage's outputs."""
+
+import numpy as np
+import pytest
+
+from csmf_tf._keras import keras, tf
+from csmf_tf.masking import MaskedDense, MaskedEmbedding
+
+STAGES = 3
+IDS = np.arange(24)
+BATCHES = tf.data.Dataset.from_tensor_slices((IDS, np.random.default_rng(0).normal(size=(24, 6)))).batch(8)
+
+
+@keras.saving.register_keras_serializable("test_frozen")
+class Tower(keras.Model):
+    """Embedding, hidden layer, output; trained as the objective that `stage` names."""
+
+    def __init__(self, granularity, regularizer=None, **kwargs):
+        super().__init__(**kwargs)
+        self.settings = {"granularity": granularity, "regularizer": regularizer}
+        self.table = MaskedEmbedding(24, 10, embeddings_regularizer=regularizer, granularity=granularity)
+        dense = {
+            "kernel_regularizer": regularizer,
+            "bias_regularizer": regularizer,
+            "granularity": granularity,
+        }
+        self.hidden = MaskedDense(8, "sigmoid", bias_initializer="ones", **dense)
+        self.out = MaskedDense(6, bias_initializer="ones", **dense)
+
+    @property
+    def masked_layers(self):
+        return [self.table, self.hidden, self.out]
+
+    def call(self, ids, stage=None):
+        return self.out(self.hidden(self.table(ids, stage=stage), stage=stage), stage=stage)
+
+    def get_config(self):
+        return {**super().get_config(), **self.settings}
+
+    def begin(self, stage):
+        for layer in self.masked_layers:
+            layer.begin(stage)
+        self.tell_owners()
+
+    def prune(self):
+        for layer in self.masked_layers:
+            layer.prune(keep=np.sum(layer.owner == layer.stage) // 2)
+        self.tell_owners()
+
+    def freeze(self):
+        for layer in self.masked_layers:
+            layer.freeze()
+
+    def tell_owners(self):
+        if self.settings["granularity"] == "unit":
+            self.hidden.set_input_owner(self.table.owner)
+            self.out.set_input_owner(self.hidden.owner)
+
+
+class Outputs:
+    """Every bit that an objective can see of a tower: its own pass, and its units in the pass of all."""
+
+    def __init__(self, tower, jit_compile=False):
+        self.tower = tower
+        passes = [None, *range(1, STAGES + 1)]
+        self.function = tf.function(
+            lambda ids: [tower(ids, stage=k) for k in passes], jit_compile=jit_compile
+        )
+
+    def __call__(self, stage):
+        everything, *own = self.function(IDS)
+        seen = [own[stage - 1].numpy()]
+        if self.tower.settings["granularity"] == "unit":
+            mine = np.isin(self.tower.out.owner, range(1, stage + 1))
+            later = [*own[stage:], everything, self.tower.predict(IDS, verbose=0)]
+            seen += [np.asarray(output)[:, mine] for output in later]
+        assert all(np.any(values) for values in seen)
+        return b"".join(values.tobytes() for values in seen)
+
+
+OPTIMIZERS = keras.optimizers
+# Name: the optimiser, arguments of the tower, arguments of compile.
+CASES = {
+    "SGD": (lambda: OPTIMIZERS.SGD(0.1), {}, {}),
+    "SGD with momentum": (lambda: OPTIMIZERS.SGD(0.1, momentum=0.9, nesterov=True), {}, {}),
+    "Adam": (lambda: OPTIMIZERS.Adam(0.05), {}, {}),
+    "AdamW with weight decay": (lambda: OPTIMIZERS.AdamW(0.05, weight_decay=0.1), {}, {}),
+    "Adagrad": (lambda: OPTIMIZERS.Adagrad(0.1), {}, {}),
+    "FTRL": (
+        lambda: OPTIMIZERS.Ftrl(0.5, l1_regularization_strength=1e-4, l2_regularization_strength=0.1),
+        {},
+        {},
+    ),
+    "EMA": (
+        lambda: OPTIMIZERS.Adam(0.05, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+        {},
+        {},
+    ),
+    "clipnorm": (lambda: OPTIMIZERS.SGD(1.0, clipnorm=0.1, momentum=0.9), {}, {}),
+    "regularisers": (lambda: OPTIMIZERS.Adam(0.05), {"regularizer": "l1_l2"}, {}),
+    "mixed_float16": (
+        lambda: keras.mixed_precision.LossScaleOptimizer(OPTIMIZERS.Adam(0.05)),
+        {"dtype": "mixed_float16"},
+        {},
+    ),
+    "mixed_bfloat16": (lambda: OPTIMIZERS.Adam(0.05), {"dtype": "mixed_bfloat16"}, {}),
+    "jit_compile": (lambda: OPTIMIZERS.Adam(0.05), {}, {"jit_compile": True}),
+}
+
+
+def tower_of(granularity, dtype="float32", **arguments):
+    keras.utils.set_random_seed(0)
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(dtype)
+    tower = Tower(granularity, **arguments)
+    keras.mixed_precision.set_global_policy(policy)
+    tower(IDS)
+    return tower
+
+
+def train(tower, stage):
+    """Fit, prune, recover; the optimiser and its slots stay those of the stages before."""
+    before = [layer.merged_weights()[0] for layer in tower.masked_layers]
+    tower.fit(BATCHES, epochs=2, verbose=0)
+    for layer, old in zip(tower.masked_layers, before, strict=True):
+        assert np.any(layer.merged_weights()[0] != old)
+    if stage < STAGES:
+        tower.prune()
+        tower.fit(BATCHES, verbose=0)
+
+
+@pytest.mark.parametrize("granularity", ["unit", "weight"])
+@pytest.mark.parametrize("case", CASES)
+def test_finished_stages_keep_their_outputs_bit_for_bit(case, granularity):
+    optimizer, arguments, options = CASES[case]
+    tower = tower_of(granularity, **arguments)
+    tower.compile(optimizer(), "mse", **options)
+    outputs, finished = Outputs(tower, **options), {}
+    for stage in range(1, STAGES + 1):
+        if stage > 1:
+            tower.begin(stage)
+        train(tower, stage)
+        tower.freeze()
+        finished[stage] = outputs(stage)
+        assert {k: outputs(k) for k in finished} == finished
+    tower.fit(BATCHES, verbose=0)
+    assert {k: outputs(k) for k in finished} == finished
+    assert len(set(finished.values())) == STAGES
+
+
+@pytest.mark.parametrize(("granularity", "ending"), [("unit", ".keras"), ("weight", ".keras"), ("unit", "")])
+def test_finished_stages_keep_their_outputs_through_save_and_reload(granularity, ending, tmp_path):
+    tower = tower_of(granularity)
+    tower.compile(OPTIMIZERS.Adam(0.05), "mse")
+    finished = {}
+    for stage in range(1, STAGES + 1):
+        if stage > 1:
+            tower.begin(stage)
+        train(tower, stage)
+        tower.freeze()
+        finished[stage] = Outputs(tower)(stage)
+        path = str(tmp_path / f"after_stage_{stage}{ending}")
+        tower.save(path)
+        tower = keras.models.load_model(path)
+        outputs = Outputs(tower)
+        assert {k: outputs(k) for k in finished} == finished

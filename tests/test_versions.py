@@ -1,0 +1,55 @@
+"""Versions of an export: each appears whole or not at all, under a number of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from csmf_tf.serving import versions
+from csmf_tf.serving.versions import latest_version, publish
+
+
+def test_killed_process_leaves_nothing_visible(tmp_path):
+    code = (
+        "import os, runpy, signal\n"
+        f"publish = runpy.run_path({versions.__file__!r})['publish']\n"
+        "def die(draft):\n"
+        "    open(os.path.join(draft, 'saved_model.pb'), 'w').close()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"publish({str(tmp_path)!r}, die)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert [name[:5] for name in os.listdir(tmp_path)] == [".tmp-"]
+    with pytest.raises(FileNotFoundError, match="`directory` should hold exported versions"):
+        latest_version(tmp_path)
+    assert publish(tmp_path, lambda draft: None) == str(tmp_path / "1")
+
+
+def test_version_taken_meanwhile_is_left_alone(tmp_path):
+    def write_both(draft):
+        Path(draft, "mine").touch()
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "theirs").touch()
+
+    assert publish(tmp_path, write_both) == str(tmp_path / "2")
+    assert os.listdir(tmp_path / "1") == ["theirs"]
+    assert os.listdir(tmp_path / "2") == ["mine"]
+
+
+def test_other_names_are_no_versions(tmp_path):
+    for name in ("007x", "latest", "²"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "9").touch()
+    with pytest.raises(FileNotFoundError):
+        latest_version(tmp_path)
+    assert publish(tmp_path, lambda draft: None) == str(tmp_path / "10")
+    assert latest_version(tmp_path) == 10
+
+
+def test_version_is_readable_as_any_new_folder(tmp_path):
+    (tmp_path / "other").mkdir()
+    mode = os.stat(publish(tmp_path, lambda draft: None)).st_mode
+    assert mode == os.stat(tmp_path / "other").st_mode
