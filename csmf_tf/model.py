@@ -25,11 +25,11 @@ class CSMF(tfrs.models.Model):
     | key | dtype, shape | what |
     |---|---|---|
     | `user` | dict, [R, ...] | encoded user features of each row |
-    | `row_share` | float32 [R] | 1 / rows that an epoch has of this user (L2 term) |
+    | `user_l2` | float32 [R] | weight of the L2 term of each row's user |
     | `item` | int32 [P] | catalogue index of each positive |
     | `row` | int32 [P] | the row of each positive, `"full"` only; `"sampled"` has row p = positive p |
-    | `epoch_rows` | float32 [] | rows of an epoch (L2 term), `"full"` only |
-    | `item_share` | float32 [P] | 1 / positives that an epoch has of this item (L2 term), `"sampled"` only |
+    | `catalogue_l2` | float32 [] | weight of the L2 term of all items, `"full"` only |
+    | `item_l2` | float32 [P] | weight of the L2 term of each positive's item, `"sampled"` only |
     | `negatives` | int32 [M] | uniform negatives shared by all rows, `"sampled"` only |
     | `log_q` | float32 [P + M] | log expected count of each candidate, `"sampled"` only |
     | `funnel_negatives` | int32 [R, H] | upstream-only items of the row's user, -1 pads, `"sampled"` only |
@@ -47,8 +47,8 @@ class CSMF(tfrs.models.Model):
             negatives).
         in_batch_negatives: whether other rows' positives serve as negatives (`"sampled"` only).
         margin: `m0` of the adaptive margin (AML), from the second stage on; 0 switches it off.
-        l2: strength of `l2 * (sum_u |u|^2 + sum_i |v|^2)` beside the summed log-likelihood, over the
-            coordinates of the stage in training.
+        l2: strength of `l2 * noise * (sum_u |u|^2 + sum_i |v|^2)` beside the summed log-likelihood, over the
+            coordinates of the stage in training; `noise` is that of the stage's data, see `StageData`.
 
     Example:
 
@@ -346,8 +346,8 @@ class CSMF(tfrs.models.Model):
         rows = tf.cast(tf.shape(users)[0], tf.float32)
         return (
             tf.reduce_sum(nll) / rows
-            + self.l2 * tf.reduce_mean(self._own_norm(users, stage) * inputs["row_share"])
-            + self.l2 * tf.reduce_sum(self._own_norm(items, stage)) / inputs["epoch_rows"]
+            + self.l2 * tf.reduce_mean(self._own_norm(users, stage) * inputs["user_l2"])
+            + self.l2 * tf.reduce_sum(self._own_norm(items, stage)) * inputs["catalogue_l2"]
         )
 
     def _sampled_loss(self, inputs, users, stage):
@@ -376,8 +376,8 @@ class CSMF(tfrs.models.Model):
                 rows, tf.size(shared_items), dtype=tf.bool
             )
         nll = softmax_nll(logits, positive, excluded=tf.concat([excluded, funnel_items < 0], axis=1))
-        user_norm = self._own_norm(users, stage) * inputs["row_share"]
-        item_norm = self._own_norm(shared[:rows], stage) * inputs["item_share"]
+        user_norm = self._own_norm(users, stage) * inputs["user_l2"]
+        item_norm = self._own_norm(shared[:rows], stage) * inputs["item_l2"]
         return tf.reduce_mean(nll + self.l2 * (user_norm + item_norm))
 
     def _embed_codes(self, codes, stage):

@@ -14,11 +14,9 @@ from csmf_tf.data.log import EventLog, check_funnel, in_order
 from csmf_tf.data.stream import objects
 
 # Own choices that make a log as skewed and as sparse downstream as public funnel logs are.
-_UTILITY_SPREAD = 2.0
-_TURN = 0.8
+_UTILITY_SPREAD, _TURN = 2.0, 0.8
 _GO_ON = (0.25, 0.35)
-_START, _DAYS = 1_700_000_000, 60
-_PATIENCE_SECONDS = 600.0
+_START, _DAYS, _WAIT_SECONDS = 1_700_000_000, 60, 600.0
 _CELLS = 1 << 22
 
 
@@ -175,8 +173,8 @@ def simulate(
         utility = _pair_utility(truth, step, user, item)
         truth.intercept[step] = _intercept(utility, rate)
         kept = np.log(rng.random(len(user))) < -np.logaddexp(0, -(utility + truth.intercept[step]))
-        waited = np.ceil(rng.exponential(_PATIENCE_SECONDS, int(kept.sum()))).astype(np.int64)
-        parts.append((user[kept], item[kept], time[kept] + np.maximum(waited, 1)))
+        waited = np.floor(rng.exponential(_WAIT_SECONDS, int(kept.sum()))).astype(np.int64)
+        parts.append((user[kept], item[kept], time[kept] + 1 + waited))
     return Simulation(
         truth=truth,
         log=_as_log(parts, funnel),

@@ -148,14 +148,15 @@ class StageData:
         positives = group(self._users[chosen], self._items[chosen], self._n_users)
         everyone = np.unique(self._users)
         length = self._features.length
+        noise = _noise(positives.counts, np.bincount(positives.items))
         for users in _shuffled(everyone, self.batching.batch_size, share, rng):
             counts = positives.counts[users]
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             windows = {name: h.latest(users, length) for name, h in histories.items()}
             yield {
                 "user": self._features.rows(users, windows),
-                "row_share": np.ones(len(users), np.float32),
-                "epoch_rows": np.float32(len(everyone)),
+                "user_l2": np.full(len(users), noise, np.float32),
+                "catalogue_l2": np.float32(noise / len(everyone)),
                 "row": np.repeat(np.arange(len(users), dtype=np.int32), counts),
                 "item": positives.items[np.repeat(positives.offsets[users], counts) + within],
             }
@@ -164,18 +165,20 @@ class StageData:
         full = self.batching.loss == "full"
         user_rows = np.bincount(self._users[chosen], minlength=self._n_users)
         item_rows = np.bincount(self._items[chosen], minlength=self._n_items)
+        noise = _noise(user_rows, item_rows)
         for events in _shuffled(chosen, self.batching.batch_size, share, rng):
             users, items = self._users[events], self._items[events]
             batch = {
                 "user": self._features.rows(users, self._windows(events, histories)),
-                "row_share": (1 / user_rows[users]).astype(np.float32),
+                "user_l2": (noise / user_rows[users]).astype(np.float32),
                 "item": items,
             }
             if full:
                 row = np.arange(len(users), dtype=np.int32)
-                yield batch | {"row": row, "epoch_rows": np.float32(len(chosen))}
+                yield batch | {"row": row, "catalogue_l2": np.float32(noise / len(chosen))}
             else:
-                yield batch | self._negatives(users, items, item_rows, rng)
+                item_l2 = (noise / item_rows[items]).astype(np.float32)
+                yield batch | {"item_l2": item_l2, **self._negatives(users, items, item_rows, rng)}
 
     def _windows(self, events, histories):
         users, length = self._users[events], self._features.length
@@ -195,7 +198,6 @@ class StageData:
             frequency, self._n_items, len(users) if plan.in_batch else 0, plan.uniform_negatives
         )
         return {
-            "item_share": (1 / item_rows[items]).astype(np.float32),
             "negatives": negatives,
             "log_q": log_q if plan.log_q else np.zeros_like(log_q),
             "funnel_negatives": draw_funnel_negatives(
@@ -209,3 +211,12 @@ def _shuffled(rows: np.ndarray, size: int, share: float, rng: np.random.Generato
     rows = rng.permutation(rows)[: max(round(len(rows) * share), 1)]
     for at in range(0, len(rows), size):
         yield rows[at : at + size]
+
+
+def _noise(user_rows: np.ndarray, item_rows: np.ndarray) -> float:
+    """Half the largest singular value that random events with these counts would show.
+
+    A matrix of independent counts with row sums r and column sums c has its noise below about
+    sqrt(r) + sqrt(c). In units of it, one L2 strength suits dense and sparse objectives alike (own choice).
+    """
+    return 0.5 * sum(np.sqrt(rows[rows > 0].mean()) for rows in (user_rows, item_rows))

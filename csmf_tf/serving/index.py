@@ -104,11 +104,11 @@ class ScannIndex(tf.Module):
         self.k = positive("k", k)
         if leaves is None:
             leaves = 1 if n < _BRUTE_FORCE_BELOW else round(2 * math.sqrt(n))
+        leaves = positive("leaves", leaves)
         if leaves_to_search is None:
             leaves_to_search = max(leaves // 8, math.ceil(4 * self.k * leaves / n), 1)
         if reorder is None:
             reorder = 10 * self.k
-        leaves = positive("leaves", leaves)
         leaves_to_search = min(positive("leaves_to_search", leaves_to_search), leaves)
         reorder = max(positive("reorder", reorder), self.k)
 

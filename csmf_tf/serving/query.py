@@ -78,7 +78,7 @@ def query(
     del signature["weights"]
     users = os.path.join(path, "assets.extra", "users.parquet")
     held = os.path.exists(users)
-    unheld = [name for name in signature if name != card["user_id"]]
+    unheld = sorted(signature.keys() - {card["user_id"]})
     if unheld and not held:
         raise ValueError(
             f"The export should hold the users' features, as the model reads {unheld}. "

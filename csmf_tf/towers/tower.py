@@ -9,6 +9,8 @@ from csmf_tf.masking import MaskedDense, MaskedEmbedding
 from csmf_tf.towers.features import Feature
 
 
+import os
+OUT=float(os.environ.get('OUT','.05'));INIT=float(os.environ.get('INIT','.05'))
 class Tower(keras.layers.Layer):
     """Maps encoded features to the coordinates of the embedding.
 
@@ -45,7 +47,7 @@ class Tower(keras.layers.Layer):
             f.name: MaskedEmbedding(
                 f.rows,
                 embedding_dim if f.kind == "id" else f.dim,
-                embeddings_initializer=keras.initializers.RandomNormal(stddev=0.05),
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=INIT),
                 name=f"table_{f.name}",
             )
             for f in self.features
@@ -55,9 +57,10 @@ class Tower(keras.layers.Layer):
             MaskedDense(units, activation="relu", granularity=granularity, name=f"hidden_{n}")
             for n, units in enumerate(self.hidden)
         ]
-        # With an id table the output starts as that table alone; without one, zeros would never move.
+        # With an id table the output starts close to that table alone.
+        small = keras.initializers.RandomNormal(stddev=OUT)
         self.output_layer = MaskedDense(
-            embedding_dim, kernel_initializer="zeros" if ids else "glorot_uniform", name="output"
+            embedding_dim, kernel_initializer=small if ids else "glorot_uniform", name="output"
         )
 
     def call(self, encoded, stage=None):
