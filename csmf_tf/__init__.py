@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from csmf_tf.masking import MaskedEmbedding as MaskedEmbedding
     from csmf_tf.model import CSMF as CSMF
     from csmf_tf.serving.export import export as export
-    from csmf_tf.serving.export import query as query
+    from csmf_tf.serving.query import query as query
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _MODULES = {
     "MaskedEmbedding": "csmf_tf.masking",
     "export": "csmf_tf.serving.export",
     "load_config": "csmf_tf.config",
-    "query": "csmf_tf.serving.export",
+    "query": "csmf_tf.serving.query",
     "read_log": "csmf_tf.data.log",
     "simulate": "csmf_tf.data.simulator",
     "split_log": "csmf_tf.data.splits",

@@ -24,8 +24,8 @@ class Schedule:
         recover_share: share of the stage's data that a recovery epoch sees.
         patience: epochs without a better validation metric before a phase ends.
         shares: per objective, the share of every layer that its stage keeps; they may leave some free.
-        tau: per objective, the share of each layer's L1 mass to free. Give `shares` or `tau`; with neither,
-            shares are proportional to 1 / k^1.5 for stage k (own choice).
+        tau: the share of each layer's L1 mass to free, one for all objectives or one for each. Give `shares`
+            or `tau`; with neither, shares are proportional to 1 / k^1.5 for stage k (own choice).
         seed: seed of new weights.
     """
 
@@ -34,26 +34,26 @@ class Schedule:
     recover_share: float = 1.0
     patience: int = 3
     shares: Sequence[float] | None = None
-    tau: Sequence[float] | None = None
+    tau: float | Sequence[float] | None = None
     seed: int = 0
 
     def pruning(self, stages: int) -> list[dict[str, float]]:
         """The arguments of `CSMF.prune` for each stage."""
-        for name in ("shares", "tau"):
-            given = getattr(self, name)
-            if given is not None and len(given) != stages:
-                raise ValueError(
-                    f"`{name}` should hold one number for each of the {stages} objectives. Received: {given}"
-                )
         if self.shares is not None and self.tau is not None:
             raise ValueError(
                 f"Either `shares` or `tau` should be given. Received: shares={self.shares}, tau={self.tau}"
             )
-        if self.tau is not None:
-            return [{"tau": tau} for tau in self.tau]
-        shares = self.shares or default_shares(stages)
+        shares = default_shares(stages) if self.shares is None else self.shares
+        tau = [self.tau] * stages if isinstance(self.tau, float) else self.tau
+        for name, given in (("shares", shares), ("tau", tau)):
+            if given is not None and len(given) != stages:
+                raise ValueError(
+                    f"`{name}` should hold one number for each of the {stages} objectives. Received: {given}"
+                )
+        if tau is not None:
+            return [{"tau": value} for value in tau]
         if sum(shares) > 1 + 1e-9:
-            raise ValueError(f"`shares` should sum to at most 1. Received: {shares}, a sum of {sum(shares):g}")
+            raise ValueError(f"`shares` should sum to at most 1. Received: {shares}, sum {sum(shares):g}")
         return [{"share": share} for share in shares]
 
 

@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="csmf-tf", description="Multi-objective embedding-based retrieval: one model, one index, any weighing."
+        prog="csmf-tf",
+        description="Multi-objective retrieval: one model, one index, objectives weighed per request.",
     )
     parser.add_argument("--version", action="version", version=f"csmf-tf {csmf_tf.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -55,29 +56,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--users", type=int, required=True, help="number of users")
     sub.add_argument("--items", type=int, required=True, help="number of items")
-    sub.add_argument("--out", required=True, metavar="DIR", help="folder for the log, the items and the truth")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for log, items and truth")
     sub.add_argument("--seed", type=int, default=0, help="seed of every draw (default 0)")
 
     sub = command("fit", _fit, "train all stages, or go on with a run", "config.yaml --out build/run")
     sub.add_argument("config", metavar="CONFIG.yaml", help="the configuration, see docs/config.md")
-    sub.add_argument("--out", required=True, metavar="RUN", help="folder of the run; an existing one is resumed")
     sub.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. model.embedding_dim=32"
+        "--out", required=True, metavar="RUN", help="folder of the run; one that exists is resumed"
+    )
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. loss.l2=0.1"
     )
     sub.add_argument("--quiet", action="store_true", help="one line an epoch instead of progress bars")
 
-    sub = command("evaluate", _evaluate, "measure a run on its test events", "build/run --json build/run/test.json")
+    sub = command("evaluate", _evaluate, "measure a run on its test events", "build/run --json metrics.json")
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
-    sub.add_argument("--json", metavar="FILE", help="also write the metrics as JSON; - for standard output only")
+    sub.add_argument("--json", metavar="FILE", help="also write JSON; - for JSON on standard output")
 
     sub = command("export", _export, "write a SavedModel with its index", "build/run --out build/export")
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder of the versions 1, 2, ...")
-    sub.add_argument("--index", choices=["scann", "exact"], default="scann", help="kind of index (default scann)")
+    sub.add_argument("--index", choices=["scann", "exact"], default="scann", help="kind (default scann)")
     sub.add_argument("-k", type=int, default=100, help="results an answer holds (default 100)")
 
     sub = command(
-        "query", _query, "ask an export for a user's items", "build/export --user u17 --weights view=1,buy=3 -k 5"
+        "query", _query, "ask an export for a user's items", "DIR --user u17 --weights view=1,buy=3"
     )
     sub.add_argument("directory", metavar="DIR", help="folder of an export")
     sub.add_argument("--user", required=True, metavar="ID", help="the user")
@@ -171,7 +174,7 @@ def _parse_weights(text: str) -> dict[str, float]:
             weights[name.strip()] = float(value)
         except ValueError:
             raise ValueError(
-                f"`--weights` should look like view=1,buy=3. Received: {text!r}, where {part!r} is no NAME=NUMBER"
+                f"`--weights` should look like view=1,buy=3. Received: {part!r} in {text!r}"
             ) from None
     return weights
 

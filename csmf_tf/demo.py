@@ -1,5 +1,6 @@
 """The whole of csmf_tf once, on a small log: what `make demo` runs."""
 
+import itertools
 import os
 import pathlib
 import time
@@ -9,6 +10,7 @@ import numpy as np
 
 from csmf_tf._keras import tf
 from csmf_tf.config import Config, from_dict
+from csmf_tf.data.groups import Groups
 from csmf_tf.data.simulator import load_truth, rows_of, simulate
 from csmf_tf.evaluation.metrics import evaluate
 from csmf_tf.evaluation.report import capacity_png, format_capacity, format_table, tradeoff_png, weight_grid
@@ -55,7 +57,7 @@ def demo(out: str | os.PathLike[str], data: str | None = None) -> None:
     print(f"\n{folder}/tradeoff.png, {folder}/capacity.png; took {time.monotonic() - started:.0f} s")
 
 
-def _config(path) -> Config:
+def _config(path: str | os.PathLike[str]) -> Config:
     log = {"path": str(path), "user": "user_id", "item": "item_id", "behavior": "behavior"}
     timed = True
     split = {"kind": "time", "at": 0.9} if timed else {"kind": "item_holdout", "fraction": 0.1}
@@ -69,23 +71,23 @@ def _config(path) -> Config:
     )
 
 
-def _best_possible(run: Run, directory) -> dict[str, dict[str, float]]:
+def _best_possible(run: Run, directory: pathlib.Path) -> dict[str, dict[str, float]]:
     """Metrics of ranking by the simulator's own probabilities: no model can be better in expectation."""
     truth = load_truth(directory)
     train = run.prepared.split.train
     users, items = rows_of(train.users), rows_of(train.items)
     evaluator = run.evaluator()
-    return {
-        name: evaluate(
-            lambda who, k=k: truth.log_probability(k, users[who])[:, items],
-            evaluator.targets[name],
-            evaluator.seen,
-        )
-        for k, name in enumerate(run.model.funnel)
-    }
+
+    def measure(objective: int, targets: Groups) -> dict[str, float]:
+        def scores(who: np.ndarray) -> np.ndarray:
+            return truth.log_probability(objective, users[who])[:, items]
+
+        return evaluate(scores, targets, evaluator.seen)
+
+    return {name: measure(k, evaluator.targets[name]) for k, name in enumerate(run.model.funnel)}
 
 
-def _stage_table(log: list[dict[str, Any]], results, best) -> str:
+def _stage_table(log: list[dict[str, Any]], results: dict[str, Any], best: dict[str, Any]) -> str:
     rows = {
         f"after {entry['objective']}": entry["measured"] for entry in log if entry["phase"] == "freeze"
     } | {"popularity": results["baselines"]["popularity"], **({"best possible": best} if best else {})}
@@ -102,13 +104,13 @@ def _stage_table(log: list[dict[str, Any]], results, best) -> str:
 
 def _assert_nothing_moved(log: list[dict[str, Any]]) -> None:
     measured = [entry["measured"] for entry in log if entry["phase"] == "freeze"]
-    for before, after in zip(measured, measured[1:], strict=False):
+    for before, after in itertools.pairwise(measured):
         moved = {name for name in before if before[name] != after[name]}
         if moved:
             raise AssertionError(f"A later stage should not move an earlier one. Moved: {sorted(moved)}")
 
 
-def _show_queries(directory, run: Run) -> None:
+def _show_queries(directory: pathlib.Path, run: Run) -> None:
     train = run.prepared.split.train
     user = train.users[np.bincount(train.user).argmax()]
     for weights in ({"view": 1}, {"view": 1, "cart": 1, "buy": 1}, {"buy": 1}):
@@ -117,7 +119,7 @@ def _show_queries(directory, run: Run) -> None:
         print(f"user {user}, weights {asked}: {items}")
 
 
-def _plot(run: Run, folder) -> None:
+def _plot(run: Run, folder: pathlib.Path) -> None:
     funnel = run.model.funnel
     evaluator = run.evaluator()
     vectors = evaluator.vectors(run.model)

@@ -108,8 +108,8 @@ class CSMF(tfrs.models.Model):
         # [stage in training or 0, stages frozen]: a variable, so that checkpoints hold it.
         self.progress = tf.Variable([0, 0], trainable=False, dtype=tf.int32, name="progress")
         self._loss_mean = keras.metrics.Mean("loss")
-        self.catalogue_ids = None
-        self._catalogue = None
+        self.catalogue_ids = np.array([], dtype=object)
+        self._catalogue = {}
         self._traced = {}
 
     # Stages
@@ -156,13 +156,14 @@ class CSMF(tfrs.models.Model):
         if stage != self.frozen_stages + 1:
             following = self.funnel[self.frozen_stages : self.frozen_stages + 1]
             raise ValueError(
-                f"Stages should run in the order of the funnel {self.funnel}. Received: objective={objective!r}; "
+                f"Stages should run in the order of the funnel {self.funnel}. Received: "
+                f"objective={objective!r}; "
                 + (f"begin '{following[0]}' first" if following else "every stage is finished")
             )
         if stage > 1 and not np.any(self.owner == 0):
             raise ValueError(
-                f"Objective '{objective}' needs at least one free coordinate of the embedding. Received: none, "
-                "earlier stages own all; prune them to smaller shares"
+                f"Objective '{objective}' needs at least one free coordinate of the embedding. "
+                "Received: none, earlier stages own all; prune them to smaller shares"
             )
         self.towers.begin(stage)
         self.progress.assign([stage, self.frozen_stages])
@@ -208,7 +209,9 @@ class CSMF(tfrs.models.Model):
         `begin(name)` then starts its stage. Earlier scores stay bit-identical.
         """
         if name in self.funnel:
-            raise ValueError(f"`name` should be a new objective. Received: name={name!r}, known {self.funnel}")
+            raise ValueError(
+                f"`name` should be a new objective. Received: name={name!r}, known {self.funnel}"
+            )
         self.funnel = [*self.funnel, name]
         self.temperatures = [*self.temperatures, temperature or self.temperatures[-1]]
 
@@ -224,7 +227,8 @@ class CSMF(tfrs.models.Model):
     def _check_in_training(self, call):
         if not self.stage:
             raise ValueError(
-                f"`{call}` should come while a stage is in training. Received: none; call `begin(objective)` first"
+                f"`{call}` should come while a stage is in training. Received: none; "
+                "call `begin(objective)` first"
             )
 
     def retrace(self):
@@ -287,7 +291,7 @@ class CSMF(tfrs.models.Model):
         return self._in_chunks(self.embed_users, encoded)
 
     def user_embedder(self):
-        """A `tf.Module` that maps a dict of raw user features to vectors [B, D]; it holds the user side only."""
+        """A `tf.Module` from a dict of raw user features to vectors [B, D]; it holds the user side only."""
         return _UserEmbedder(self.towers, self._embed)
 
     def _in_chunks(self, embed, encoded):
@@ -328,6 +332,8 @@ class CSMF(tfrs.models.Model):
             float32 scalar.
         """
         stage = self.stage or self.frozen_stages
+        if not self._catalogue:
+            raise ValueError("`fit` should come after `set_catalogue(ids, raw)`. Received: no catalogue")
         if not stage:
             raise ValueError("`fit` should come after `begin(objective)`. Received: no stage has begun")
         loss = self._full_loss if self.loss_kind == "full" else self._sampled_loss

@@ -95,7 +95,11 @@ CASES = {
         IDS.astype(np.float32),
     ),
     "embedding on ragged": (MaskedEmbedding, {"input_dim": 9, "output_dim": 5}, RAGGED_IDS),
-    "embedding on sparse": (MaskedEmbedding, {"input_dim": 9, "output_dim": 5}, SPARSE_IDS),
+    "embedding on sparse": (
+        MaskedEmbedding,
+        {"input_dim": 9, "output_dim": 5},
+        tf.sparse.from_dense([[1, 2, 0], [0, 0, 0], [8, -1, 3]]),  # the namesake takes -1 for 0
+    ),
     "embedding, sparse from dense": (MaskedEmbedding, {"input_dim": 9, "output_dim": 5, "sparse": True}, IDS),
     "embedding, sparse from sparse": (
         MaskedEmbedding,

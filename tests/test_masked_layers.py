@@ -137,7 +137,7 @@ def test_a_shared_bias_goes_with_the_earliest_of_its_units():
     layer.begin(2)
     assert layer.owner.numpy().tolist() == [[1, 1, 1, 1, 2], [2] * 5]
     assert layer.bias_owner.numpy().tolist() == [[[1, 1, 1, 1, 2]]] * 3
-    assert_identical(layer.bias, np.float32([[[0, 0, 0, 0, 1]]] * 3))
+    assert_identical(layer.bias, np.array([[[0, 0, 0, 0, 1]]] * 3, np.float32))
 
 
 def test_in_weight_granularity_a_bias_is_freed_with_the_whole_unit():

@@ -62,7 +62,6 @@ def model_of(kind, case, granularity, make=staged):
     return kind(make(case, granularity), make(case, granularity), CASES[case][2])
 
 
-every_model = pytest.mark.parametrize("kind", [functional, subclassed])
 every_variable = pytest.mark.parametrize(
     ("case", "granularity"),
     [
@@ -75,8 +74,9 @@ every_variable = pytest.mark.parametrize(
 
 
 @every_variable
-@every_model
-@pytest.mark.parametrize("ending", [".weights.h5", ".h5", ""])
+@pytest.mark.parametrize(
+    ("kind", "ending"), [(functional, ".h5"), (functional, ""), (subclassed, ".weights.h5"), (subclassed, "")]
+)
 def test_weights_load_into_a_new_model(case, granularity, kind, ending, tmp_path):
     inputs, path = CASES[case][2], str(tmp_path / f"weights{ending}")
     model = model_of(kind, case, granularity)
@@ -108,7 +108,7 @@ def test_a_saved_model_gives_the_same_outputs_and_goes_on(case, granularity, kin
         assert again.capacity(4)[4] > 0
 
 
-@every_variable
+@pytest.mark.parametrize(("case", "granularity"), [("dense", "unit"), ("embedding", "weight")])
 def test_a_saved_model_runs_without_keras(case, granularity, tmp_path):
     inputs, model = CASES[case][2], model_of(functional, case, granularity)
     model.save(str(tmp_path))

@@ -91,7 +91,10 @@ OWNER = np.array([0, 1, 2], np.uint8)
     [
         (lambda: ownership.active(OWNER, 0), r"`stage` should be an integer in 1\.\.255\. Received: stage=0"),
         (lambda: ownership.trainable(OWNER, 256), r"in 1\.\.255\. Received: stage=256"),
-        (lambda: ownership.active(OWNER, 1.5), r"should be an integer .* Received: stage=1\.5"),
+        (
+            lambda: ownership.active(OWNER, 1.5),  # type: ignore[arg-type]
+            r"should be an integer .* Received: stage=1\.5",
+        ),
         (lambda: ownership.active(OWNER, True), r"should be an integer .* Received: stage=True"),
         (lambda: ownership.claim(OWNER, 2), r"later than every stage .*the last is 2.* Received: stage=2"),
         (

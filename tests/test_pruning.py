@@ -56,7 +56,8 @@ def test_frees_at_most_its_share_of_the_mass_and_not_one_weight_less(layer, tau)
 
 @given(float_layers, st.floats(0, 0.99), st.floats(0, 0.99))
 def test_a_larger_tau_frees_more(layer, one, other):
-    few, many = (cumulative_percentile_prune(*layer, tau) for tau in sorted((one, other)))
+    values, owned = layer
+    few, many = (cumulative_percentile_prune(values, owned, tau) for tau in sorted((one, other)))
     assert not np.any(few & ~many)
 
 
@@ -134,7 +135,10 @@ VALUES, OWNED = np.array([1.0, 2.0, 3.0]), np.array([True, True, False])
         ),
         (lambda: prune_to_count(VALUES, OWNED, 3), r"`keep` should be an integer in 0\.\.2, .* keep=3"),
         (lambda: prune_to_count(VALUES, OWNED, -1), r"`keep` should be an integer in 0\.\.2, .* keep=-1"),
-        (lambda: prune_to_count(VALUES, OWNED, 0.5), r"`keep` should be an integer in 0\.\.2, .* keep=0\.5"),
+        (
+            lambda: prune_to_count(VALUES, OWNED, 0.5),  # type: ignore[arg-type]
+            r"`keep` should be an integer in 0\.\.2, .* keep=0\.5",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*encountered in")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from csmf_tf.data.groups import Groups, group
 from csmf_tf.data.stream import Chunk, objects, stream
 
 
@@ -49,6 +50,21 @@ class EventLog:
             behavior=self.behavior[index],
             time=None if self.time is None else self.time[index],
         )
+
+    def append(self, other: "EventLog") -> "EventLog":
+        """Returns the events of both logs, which have to share their vocabularies."""
+        return replace(
+            self,
+            user=np.concatenate([self.user, other.user]),
+            item=np.concatenate([self.item, other.item]),
+            behavior=np.concatenate([self.behavior, other.behavior]),
+            time=None if self.time is None else np.concatenate([self.time, other.time]),
+        )
+
+    def items_of_users(self, behavior: int | None = None) -> Groups:
+        """Returns the distinct items of each user, of one behaviour or of all."""
+        chosen = slice(None) if behavior is None else self.behavior == behavior
+        return group(self.user[chosen], self.item[chosen], len(self.users))
 
 
 def read_log(

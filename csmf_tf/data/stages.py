@@ -134,9 +134,7 @@ class StageData:
             is_target = rng.random(len(self._met_keys)) < self.batching.history_drop
             chosen = np.flatnonzero(is_target[np.searchsorted(self._met_keys, self._keys)])
             histories = {
-                name: h.keep(
-                    ~is_target[np.searchsorted(self._met_keys, h.users * self._n_items + h.items)]
-                )
+                name: h.keep(~is_target[np.searchsorted(self._met_keys, h.users * self._n_items + h.items)])
                 for name, h in histories.items()
             }
         make = self._user_batches if self.rows_are_users else self._event_batches
@@ -182,8 +180,9 @@ class StageData:
 
     def _windows(self, events, histories):
         users, length = self._users[events], self._features.length
+        times = None if self._times is None else self._times[events]
         windows = {
-            name: h.before(users, self._times[events], length) if self._timed else h.latest(users, length)
+            name: h.latest(users, length) if times is None else h.before(users, times, length)
             for name, h in histories.items()
         }
         # An earlier event with the target itself is left out too.

@@ -47,9 +47,12 @@ def save(prepared: Prepared, directory: str | os.PathLike[str]) -> None:
     columns["part"] = np.repeat(np.arange(len(parts), dtype=np.int8), [len(part) for part in parts])
     pq.write_table(pa.table(columns), beside / "events.parquet")
     for name, table in (("users", prepared.users), ("items", prepared.items)):
-        pq.write_table(pa.table({k: pa.array(v.tolist()) for k, v in table.items()}), beside / f"{name}.parquet")
+        columns = {k: pa.array(v.tolist()) for k, v in table.items()}
+        pq.write_table(pa.table(columns), beside / f"{name}.parquet")
     about = {name: int(getattr(prepared.split, name)) for name in _COUNTS}
     (beside / "about.json").write_text(json.dumps({**about, "funnel": parts[0].funnel}))
+    # What is there is a run that was killed before it had a configuration.
+    shutil.rmtree(directory, ignore_errors=True)
     beside.rename(directory)
 
 
@@ -66,7 +69,8 @@ def load(directory: str | os.PathLike[str]) -> Prepared:
         items=next(iter(items.values())),
         funnel=tuple(about["funnel"]),
     )
-    split = Split(*(whole.take(part == n) for n in range(len(_PARTS))), *(about[name] for name in _COUNTS))
+    train, validation, test = (whole.take(part == n) for n in range(len(_PARTS)))
+    split = Split(train, validation, test, **{name: about[name] for name in _COUNTS})
     return Prepared(split, users, items)
 
 

@@ -76,6 +76,24 @@ def align(table: Mapping[str, np.ndarray], id_column: str, ids: np.ndarray) -> d
     return aligned
 
 
+def pad_lists(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turns columns of tuples of strings into `[n, L]` arrays, filled up with `""`; others stay as they are.
+
+    Example:
+    >>> pad_lists({"tags": objects([("a", "b"), ()])})["tags"].tolist()
+    [['a', 'b'], ['', '']]
+    """
+    return {
+        name: _pad(values) if len(values) and isinstance(values[0], tuple) else values
+        for name, values in table.items()
+    }
+
+
+def _pad(lists: np.ndarray) -> np.ndarray:
+    width = max(1, *(len(strings) for strings in lists))
+    return np.array([[*strings, *[""] * (width - len(strings))] for strings in lists], dtype=object)
+
+
 def _nothing(values: np.ndarray) -> np.ndarray:
     return objects([type(values[0])()]) if values.dtype == object else np.array([np.nan], values.dtype)
 

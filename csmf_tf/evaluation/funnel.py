@@ -48,8 +48,8 @@ class FunnelEvaluator:
             vectors[who] = model.user_vectors(self._users.latest(who))
         return Vectors(vectors, items, model.owner)
 
-    def measure(self, vectors: Vectors, objective: str, weights: Sequence[float]) -> dict[str, float]:
-        """Metrics on one objective's targets when ranked under fusion weights [K]."""
+    def measure(self, vectors: Vectors, objective: str, weights: np.ndarray) -> dict[str, float]:
+        """Metrics on one objective's targets when ranked under fusion weights, numeric [K]."""
         scale = query_scale(vectors.owner, np.asarray(weights, np.float32)).numpy()
         targets = self.targets[objective]
         return evaluate((vectors.users * scale, vectors.items), targets, self.seen, self._ks)
@@ -61,7 +61,7 @@ class FunnelEvaluator:
         done = model.funnel[: model.frozen_stages]
         return {name: self.measure(vectors, name, weights[k]) for k, name in enumerate(done)}
 
-    def fused(self, model: CSMF, weights: Sequence[float]) -> dict[str, dict[str, float]]:
+    def fused(self, model: CSMF, weights: np.ndarray) -> dict[str, dict[str, float]]:
         """Metrics of every objective's targets under one weighing of all objectives."""
         vectors = self.vectors(model)
         return {name: self.measure(vectors, name, weights) for name in self.targets}

@@ -29,7 +29,5 @@ def adaptive_margin(upstream, positive, margin, temperature=1.0):
     upstream = tf.stop_gradient(tf.cast(upstream, tf.float32))
     of_positive = tf.gather(upstream, tf.convert_to_tensor(positive)[:, tf.newaxis], batch_dims=1)
     margins = (margin / temperature) * (1.0 - tf.sigmoid(upstream - of_positive))
-    is_positive = tf.one_hot(
-        positive, tf.shape(upstream)[1], on_value=True, off_value=False, dtype=tf.bool
-    )
+    is_positive = tf.one_hot(positive, tf.shape(upstream)[1], on_value=True, off_value=False, dtype=tf.bool)
     return tf.where(is_positive, 0.0, margins)

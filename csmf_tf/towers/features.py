@@ -58,7 +58,7 @@ class Feature:
                 )
         elif not self.vocabulary:
             raise ValueError(
-                f"`vocabulary` of feature '{self.name}' should hold at least one string. Received: an empty one"
+                f"`vocabulary` of feature '{self.name}' should hold at least one string. Received: none"
             )
         if self.oov_buckets < 1:
             raise ValueError(
@@ -80,7 +80,7 @@ class Feature:
         """The raw value's shape and dtype, batch first."""
         if self.kind == "numeric":
             return tf.TensorSpec([None], tf.float32, self.name)
-        width = {"history": [self.length or None], "multi": [None]}.get(self.kind, [])
+        width: list[int | None] = [self.length or None] if self.padded else []
         return tf.TensorSpec([None, *width], tf.string, self.name)
 
     @classmethod
@@ -164,7 +164,9 @@ class FeatureEncoder(keras.layers.Layer):
     def blank(self):
         """One row of raw features of which nothing is known; shapes and dtypes as at serving."""
         return {
-            f.name: tf.fill([1, *(d or 1 for d in f.signature.shape[1:])], np.nan if f.kind == "numeric" else "")
+            f.name: tf.fill(
+                [1, *(d or 1 for d in f.signature.shape[1:])], np.nan if f.kind == "numeric" else ""
+            )
             for f in self.features
         }
 

@@ -108,7 +108,9 @@ class TowerPair(keras.layers.Layer):
         return report
 
     def _prune_embedding(self, stage, tau, share):
-        norms = [sum(layer.importance() for layer in tower.segment_layers) for tower in (self.user, self.item)]
+        norms = [
+            sum(layer.importance() for layer in tower.segment_layers) for tower in (self.user, self.item)
+        ]
         owned = self.owner == stage
         freed, found = _select(np.sqrt(norms[0] * norms[1]), owned, tau, share)
         for tower in (self.user, self.item):
@@ -122,7 +124,7 @@ class TowerPair(keras.layers.Layer):
             layer.freeze()
 
     def capacity(self, stages):
-        """dict of layer name to float64 [stages + 1], the share of each owner, free first."""
+        """Dict of layer name to float64 [stages + 1], the share of each owner, free first."""
         table = {"embedding": self.user.output_layer.capacity(stages)}
         return table | {name: layer.capacity(stages) for name, layer in self._inner_layers()}
 

@@ -10,7 +10,11 @@ from csmf_tf.towers.features import Feature
 
 
 import os
-OUT=float(os.environ.get('OUT','.05'));INIT=float(os.environ.get('INIT','.05'))
+
+OUT = float(os.environ.get("OUT", ".05"))
+INIT = float(os.environ.get("INIT", ".05"))
+
+
 class Tower(keras.layers.Layer):
     """Maps encoded features to the coordinates of the embedding.
 

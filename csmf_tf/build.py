@@ -1,0 +1,150 @@
+"""From a configuration and prepared data to the parts of a run: model, user features, batches, optimizer."""
+
+from typing import Any
+
+import numpy as np
+
+from csmf_tf._keras import keras
+from csmf_tf.config import Config, to_dict
+from csmf_tf.data.log import EventLog, read_log
+from csmf_tf.data.splits import split_log
+from csmf_tf.data.stages import Batching
+from csmf_tf.data.store import Prepared
+from csmf_tf.data.tables import align, pad_lists, read_table
+from csmf_tf.data.users import HISTORY, UserFeatures
+from csmf_tf.model import CSMF
+from csmf_tf.towers import Feature
+
+FULL_SOFTMAX_ITEMS = 50_000
+"""Up to so many items `loss: {kind: auto}` is the softmax over the whole catalogue (own choice)."""
+
+LEARNING_RATES = {"adam": 0.01, "adamw": 0.01, "adagrad": 0.1, "sgd": 0.1}
+
+
+def prepare(config: Config) -> Prepared:
+    """Reads and splits the log, and aligns the feature tables with its users and items."""
+    log = config.log
+    events = read_log(
+        log.path,
+        user=log.user,
+        item=log.item,
+        behavior=log.behavior,
+        timestamp=log.timestamp,
+        funnel=config.funnel,
+        ignore=log.ignore,
+    )
+    split = split_log(events, validation_users=config.validation_users, **to_dict(config)["split"])
+    users, items = split.train.users, split.train.items
+    return Prepared(
+        split,
+        _table(log.users, log.user, config.features.user, users),
+        _table(log.items, log.item, config.features.item, items),
+    )
+
+
+def _table(path, id_column, kinds, ids):
+    table = read_table(path, id_column, kinds) if kinds else {id_column: ids}
+    return align(table, id_column, ids)
+
+
+def build_model(config: Config, prepared: Prepared) -> CSMF:
+    """The untrained model of a configuration, with its catalogue; the same for the same seed."""
+    settings, loss = config.model, config.loss
+    keras.utils.set_random_seed(config.training.seed)
+    keras.mixed_precision.set_global_policy(
+        "mixed_bfloat16" if config.training.mixed_precision else "float32"
+    )
+    model = CSMF(
+        config.funnel,
+        _user_features(config, prepared),
+        _features(config, prepared.items, config.features.item, with_id=True),
+        embedding_dim=settings.embedding_dim,
+        hidden=settings.hidden,
+        granularity=settings.granularity,
+        normalize=settings.normalize,
+        temperature=settings.temperature,
+        loss=loss_kind(config, prepared),
+        in_batch_negatives=loss.in_batch,
+        margin=loss.margin,
+        l2=loss.l2,
+    )
+    model.set_catalogue(prepared.split.train.items, pad_lists(prepared.items))
+    return model
+
+
+def _user_features(config, prepared):
+    settings = config.model
+    features = _features(config, prepared.users, config.features.user, with_id=settings.user_id)
+    if not settings.history.length:
+        return features
+    items, dim = tuple(prepared.split.train.items), settings.embedding_dim
+    return features + [
+        Feature(HISTORY.format(name), "history", items, dim, length=settings.history.length)
+        for name in config.funnel
+    ]
+
+
+def _features(config, raw, kinds, with_id):
+    settings = config.model
+    id_column = next(iter(raw))
+    features = []
+    if with_id:
+        features.append(Feature(id_column, "id", tuple(raw[id_column]), oov_buckets=settings.oov_buckets))
+    for name, kind in kinds.items():
+        if kind == "numeric":
+            features.append(Feature.numeric(name, raw[name]))
+            continue
+        values = raw[name] if kind == "categorical" else [value for values in raw[name] for value in values]
+        vocabulary = tuple(sorted({*values} - {""}))
+        features.append(Feature(name, kind, vocabulary, settings.feature_dim, settings.oov_buckets))
+    return features
+
+
+def user_features(config: Config, prepared: Prepared, model: CSMF, log: EventLog) -> UserFeatures:
+    """What the user tower reads of each user, with histories made of `log`."""
+    encoder, length = model.towers.user_encoder, config.model.history.length
+    return UserFeatures(
+        encoder.encode(pad_lists(prepared.users), skip="history"),
+        log,
+        length,
+        encoder.codes(HISTORY.format(log.funnel[0]), log.items) if length else None,
+        config.log.user if config.model.user_id else None,
+        config.model.oov_buckets,
+    )
+
+
+def loss_kind(config: Config, prepared: Prepared) -> str:
+    """`"full"` or `"sampled"`, chosen by the number of items where the configuration says `auto`."""
+    if config.loss.kind != "auto":
+        return config.loss.kind
+    return "full" if len(prepared.split.train.items) <= FULL_SOFTMAX_ITEMS else "sampled"
+
+
+def batching(config: Config, prepared: Prepared) -> Batching:
+    """How positives become batches."""
+    train, loss, kind = prepared.split.train, config.loss, loss_kind(config, prepared)
+    rows_are_users = kind == "full" and not (config.model.history.length and train.time is not None)
+    # Some 60 steps an epoch, so that epochs of small logs learn too.
+    by_users = int(np.clip(len(train.users) // 60, 32, 256))
+    return Batching(
+        loss=kind,
+        batch_size=config.training.batch_size or (by_users if rows_are_users else 1024),
+        history_drop=config.model.history.drop,
+        uniform_negatives=loss.uniform_negatives,
+        in_batch=loss.in_batch,
+        funnel_negatives=loss.funnel_negatives,
+        log_q=loss.log_q,
+        closure=config.closure,
+        seed=config.training.seed,
+    )
+
+
+def optimizer(config: Config, prepared: Prepared) -> Any:
+    """A fresh Keras optimizer."""
+    training = config.training
+    # Adagrad touches only the table rows that a batch reads; the full softmax reads all of them anyway.
+    auto = "adam" if loss_kind(config, prepared) == "full" else "adagrad"
+    name = auto if training.optimizer == "auto" else training.optimizer
+    fresh = keras.optimizers.get(name)
+    fresh.learning_rate = training.learning_rate or LEARNING_RATES[name]
+    return fresh
