@@ -67,6 +67,7 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
         in_batch_negatives=loss.in_batch,
         margin=loss.margin,
         l2=loss.l2,
+        l2_balance=loss.l2_balance,
     )
     model.set_catalogue(prepared.split.train.items, pad_lists(prepared.items))
     return model

@@ -30,9 +30,9 @@ class Schedule:
     """
 
     epochs: int = 30
-    recover_epochs: int = 10
+    recover_epochs: int = 20
     recover_share: float = 1.0
-    patience: int = 3
+    patience: int = 4
     shares: Sequence[float] | None = None
     tau: float | Sequence[float] | None = None
     seed: int = 0

@@ -92,7 +92,8 @@ class Loss:
     funnel_negatives: Count = 4
     log_q: bool = True
     margin: float = 0.0
-    l2: NotNegative = 3.0
+    l2: NotNegative = 0.2
+    l2_balance: Positive = 16.0
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ class Training:
     """The fit of each stage; what is None is chosen by the fit."""
 
     epochs: Size = 30
-    recover_epochs: Count = 10
+    recover_epochs: Count = 20
     recover_share: Share = 1.0
-    patience: Size = 3
+    patience: Size = 4
     batch_size: Size | None = None
     optimizer: Literal["auto", "adam", "adagrad", "sgd", "adamw"] = "auto"
     learning_rate: Positive | None = None

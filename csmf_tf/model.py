@@ -50,6 +50,10 @@ class CSMF(tfrs.models.Model):
         l2: strength of `l2 * noise * (sum_u |u|^2 + sum_i |v|^2)` beside the summed log-likelihood, over the
             coordinates of the stage in training; `noise` is that of the stage's data, see `StageData`.
 
+        l2_balance: how much stronger than `l2` the items' side is, and how much weaker the users'. The optimum
+            is the same for every balance, as one side may be scaled up and the other down, but the way there
+            is not: with a strong item side users learn slowly, which regularises (own choice).
+
     Example:
 
     >>> from csmf_tf.towers import Feature
@@ -81,6 +85,7 @@ class CSMF(tfrs.models.Model):
         in_batch_negatives=True,
         margin=0.0,
         l2=0.0,
+        l2_balance=1.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -104,6 +109,7 @@ class CSMF(tfrs.models.Model):
         self.in_batch_negatives = in_batch_negatives
         self.margin = margin
         self.l2 = l2
+        self.l2_balance = l2_balance
         self.towers = TowerPair(user_features, item_features, embedding_dim, hidden, granularity, normalize)
         # [stage in training or 0, stages frozen]: a variable, so that checkpoints hold it.
         self.progress = tf.Variable([0, 0], trainable=False, dtype=tf.int32, name="progress")
@@ -352,8 +358,8 @@ class CSMF(tfrs.models.Model):
         rows = tf.cast(tf.shape(users)[0], tf.float32)
         return (
             tf.reduce_sum(nll) / rows
-            + self.l2 * tf.reduce_mean(self._own_norm(users, stage) * inputs["user_l2"])
-            + self.l2 * tf.reduce_sum(self._own_norm(items, stage)) * inputs["catalogue_l2"]
+            + self._l2_user * tf.reduce_mean(self._own_norm(users, stage) * inputs["user_l2"])
+            + self._l2_item * tf.reduce_sum(self._own_norm(items, stage)) * inputs["catalogue_l2"]
         )
 
     def _sampled_loss(self, inputs, users, stage):
@@ -384,7 +390,15 @@ class CSMF(tfrs.models.Model):
         nll = softmax_nll(logits, positive, excluded=tf.concat([excluded, funnel_items < 0], axis=1))
         user_norm = self._own_norm(users, stage) * inputs["user_l2"]
         item_norm = self._own_norm(shared[:rows], stage) * inputs["item_l2"]
-        return tf.reduce_mean(nll + self.l2 * (user_norm + item_norm))
+        return tf.reduce_mean(nll + self._l2_user * user_norm + self._l2_item * item_norm)
+
+    @property
+    def _l2_user(self):
+        return self.l2 / self.l2_balance
+
+    @property
+    def _l2_item(self):
+        return self.l2 * self.l2_balance
 
     def _embed_codes(self, codes, stage):
         return self.embed_items({k: tf.gather(v, codes) for k, v in self._catalogue.items()}, stage)
@@ -414,6 +428,7 @@ class CSMF(tfrs.models.Model):
             "in_batch_negatives": self.in_batch_negatives,
             "margin": self.margin,
             "l2": self.l2,
+            "l2_balance": self.l2_balance,
         }
 
 

@@ -1,6 +1,7 @@
 """What a user did before: the items per behaviour, as padded lists."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -60,11 +61,17 @@ class History:
             raise ValueError("`before` needs a log with times. Received: one without; use `latest`")
         if not len(self.times):
             return self.latest(users, length)
-        # One sorted key of user and time turns the per-user searches into a single one.
-        first = min(self.times.min(), times.min())
-        span = max(self.times.max(), times.max()) - first + 1
-        ends = np.searchsorted(self.users * span + (self.times - first), users * span + (times - first))
+        moments, keys = self._search_keys
+        asked = users.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, times)
+        ends = np.searchsorted(keys, asked)
         return self._window(self.offsets[users], ends, length)
+
+    @functools.cached_property
+    def _search_keys(self):
+        """The distinct times, and one sorted key of user and time that makes all searches a single one."""
+        moments = np.unique(self.times)
+        # The rank of a time, not the time itself: users x microseconds can overflow 64 bits.
+        return moments, self.users * (len(moments) + 1) + np.searchsorted(moments, self.times)
 
     def _window(self, starts, ends, length):
         at = ends[:, None] - length + np.arange(length)

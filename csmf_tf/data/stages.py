@@ -115,15 +115,19 @@ class StageData:
         dataset = tf.data.Dataset.from_generator(
             lambda: self.batches(next(epochs), share), output_signature=signature
         )
-        if self.rows_are_users or not self._history_is_drawn:
-            rows = len(np.unique(self._users)) if self.rows_are_users else len(self)
-            steps = -(-max(round(rows * share), 1) // self.batching.batch_size)
-            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
-        return dataset.prefetch(2)
+        rows = len(np.unique(self._users)) if self.rows_are_users else self._targets_an_epoch
+        steps = -(-max(round(rows * share), 1) // self.batching.batch_size)
+        return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
     @property
     def _history_is_drawn(self) -> bool:
         return bool(self._features.length) and not self._timed
+
+    @property
+    def _targets_an_epoch(self) -> int:
+        # The same in every epoch: Keras ends a fit at the first epoch that has fewer batches than the one before.
+        drop = self.batching.history_drop
+        return max(round(len(self) * drop), 1) if self._history_is_drawn else len(self)
 
     def batches(self, epoch: int, share: float = 1.0) -> Iterator[dict]:
         """Yields the batches of one epoch as numpy arrays."""
@@ -131,8 +135,10 @@ class StageData:
         histories = self._features.histories
         chosen = np.arange(len(self))
         if self._history_is_drawn:
+            chosen = rng.choice(chosen, self._targets_an_epoch, replace=False)
             is_target = rng.random(len(self._met_keys)) < self.batching.history_drop
-            chosen = np.flatnonzero(is_target[np.searchsorted(self._met_keys, self._keys)])
+            is_target[np.searchsorted(self._met_keys, self._keys)] = False
+            is_target[np.searchsorted(self._met_keys, self._keys[chosen])] = True
             histories = {
                 name: h.keep(~is_target[np.searchsorted(self._met_keys, h.users * self._n_items + h.items)])
                 for name, h in histories.items()
