@@ -42,7 +42,10 @@ def demo(out: str | os.PathLike[str], data: str | None = None) -> None:
 
     results = run.evaluate()
     print("\nafter each stage (test events, full catalogue, Recall@50 / NDCG@50)")
-    print(_stage_table(log, results, _best_possible(run, folder / "log") if data is None else {}))
+    references = {"popularity": results["baselines"]["popularity"]}
+    if data is None:
+        references["best possible"] = _best_possible(run, folder / "log")
+    print(stage_table(log, references))
     _assert_nothing_moved(log)
     print("upstream rows did not move: ok")
     print("\nall objectives ranked under equal weights")
@@ -87,13 +90,20 @@ def _best_possible(run: Run, directory: pathlib.Path) -> dict[str, dict[str, flo
     return {name: measure(k, evaluator.targets[name]) for k, name in enumerate(run.model.funnel)}
 
 
-def _stage_table(log: list[dict[str, Any]], results: dict[str, Any], best: dict[str, Any]) -> str:
-    rows = {
-        f"after {entry['objective']}": entry["measured"] for entry in log if entry["phase"] == "freeze"
-    } | {"popularity": results["baselines"]["popularity"], **({"best possible": best} if best else {})}
-    names = list(results["objectives"])
+def stage_table(log: list[dict[str, Any]], references: dict[str, dict[str, Any]]) -> str:
+    """Recall@50 and NDCG@50 of each objective after each stage, and of some references.
+
+    Args:
+        log: what `Run.fit` returned.
+        references: dict of row label to metrics of each objective.
+
+    Returns:
+        the text table.
+    """
+    rows = {f"after {entry['objective']}": entry["measured"] for entry in log if entry["phase"] == "freeze"}
+    names = [entry["objective"] for entry in log if entry["phase"] == "freeze"]
     lines = [" " * 14 + "".join(f"{name:>16}" for name in names)]
-    for label, measured in rows.items():
+    for label, measured in (rows | references).items():
         cells = [
             f"{measured[n]['recall@50']:.4f} / {measured[n]['ndcg@50']:.4f}" if n in measured else "-"
             for n in names

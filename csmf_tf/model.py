@@ -89,7 +89,7 @@ class CSMF(tfrs.models.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.funnel = list(funnel)
+        self.funnel = tuple(funnel)
         if not self.funnel or len(set(self.funnel)) != len(self.funnel):
             raise ValueError(f"`funnel` should be one or more different names. Received: {self.funnel}")
         if embedding_dim < len(self.funnel):
@@ -99,7 +99,7 @@ class CSMF(tfrs.models.Model):
             )
         if loss not in ("full", "sampled"):
             raise ValueError(f"`loss` should be 'full' or 'sampled'. Received: loss={loss!r}")
-        self.temperatures = [*temperature] if np.ndim(temperature) else [temperature] * len(self.funnel)
+        self.temperatures = (*temperature,) if np.ndim(temperature) else (temperature,) * len(self.funnel)
         if len(self.temperatures) != len(self.funnel) or not all(t > 0 for t in self.temperatures):
             raise ValueError(
                 "`temperature` should be one positive number or one for each objective. "
@@ -184,7 +184,7 @@ class CSMF(tfrs.models.Model):
         Args:
             tau: in [0, 1), the share of each layer's L1 mass to free (CPP, paper).
             share: in (0, 1], the share of each layer that the stage may keep; the tau that meets it is
-                found. Give one of the two.
+                found. A coordinate is left for each objective to come. Give one of the two.
 
         Returns:
             dict of layer name to `Pruned(kept, freed, tau)`; `"embedding"` is the coordinates.
@@ -196,7 +196,7 @@ class CSMF(tfrs.models.Model):
             )
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")
-        return self.towers.prune(self.stage, tau, share)
+        return self.towers.prune(self.stage, tau, share, leave=len(self.funnel) - self.stage)
 
     def freeze(self):
         """Ends the stage in training: what it owns never changes again.
@@ -218,8 +218,11 @@ class CSMF(tfrs.models.Model):
             raise ValueError(
                 f"`name` should be a new objective. Received: name={name!r}, known {self.funnel}"
             )
-        self.funnel = [*self.funnel, name]
-        self.temperatures = [*self.temperatures, temperature or self.temperatures[-1]]
+        temperature = self.temperatures[-1] if temperature is None else temperature
+        if not temperature > 0:
+            raise ValueError(f"`temperature` should be positive. Received: temperature={temperature}")
+        self.funnel = (*self.funnel, name)
+        self.temperatures = (*self.temperatures, temperature)
 
     def capacity(self):
         """Share of each layer's units or weights per owner.
@@ -332,7 +335,8 @@ class CSMF(tfrs.models.Model):
 
         Args:
             inputs: a batch, see the class.
-            training: kept for Keras; nothing here depends on it.
+            training: whether the loss is trained on, for which a stage has to be in training; else it may
+                also be that of the last stage finished.
 
         Returns:
             float32 scalar.
@@ -340,8 +344,10 @@ class CSMF(tfrs.models.Model):
         stage = self.stage or self.frozen_stages
         if not self._catalogue:
             raise ValueError("`fit` should come after `set_catalogue(ids, raw)`. Received: no catalogue")
+        if training:
+            self._check_in_training("fit")
         if not stage:
-            raise ValueError("`fit` should come after `begin(objective)`. Received: no stage has begun")
+            raise ValueError("`evaluate` should come after `begin(objective)`. Received: no stage has begun")
         loss = self._full_loss if self.loss_kind == "full" else self._sampled_loss
         return loss(inputs, self.embed_users(inputs["user"], stage), stage)
 
@@ -416,14 +422,14 @@ class CSMF(tfrs.models.Model):
 
     def get_config(self):
         return {
-            "funnel": self.funnel,
+            "funnel": list(self.funnel),
             "user_features": [dataclasses.asdict(f) for f in self.towers.user.features],
             "item_features": [dataclasses.asdict(f) for f in self.towers.item.features],
             "embedding_dim": self.towers.embedding_dim,
             "hidden": self.towers.hidden,
             "granularity": self.towers.granularity,
             "normalize": self.towers.normalize,
-            "temperature": self.temperatures,
+            "temperature": list(self.temperatures),
             "loss": self.loss_kind,
             "in_batch_negatives": self.in_batch_negatives,
             "margin": self.margin,

@@ -94,6 +94,11 @@ CASES = {
         },
         IDS.astype(np.float32),
     ),
+    "embedding by matmul": (
+        MaskedEmbedding,
+        {"input_dim": 9, "output_dim": 5, "use_one_hot_matmul": True},
+        IDS,
+    ),
     "embedding on ragged": (MaskedEmbedding, {"input_dim": 9, "output_dim": 5}, RAGGED_IDS),
     "embedding on sparse": (
         MaskedEmbedding,

@@ -119,7 +119,7 @@ def test_a_saved_model_runs_without_keras(case, granularity, tmp_path):
         np.testing.assert_allclose(outputs[name], expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", [*ONE_EACH, "embedding on ragged", "dense on ragged"])
+@pytest.mark.parametrize("case", [*ONE_EACH, "embedding by matmul", "embedding on ragged"])
 @every_granularity
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64", "bfloat16"])
 def test_dtype_policies_are_those_of_the_namesake(case, granularity, policy):

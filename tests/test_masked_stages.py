@@ -51,6 +51,14 @@ def test_a_claim_starts_at_zero_by_weight_and_anew_by_unit(case, granularity):
         assert not np.any(live[mine] == first[mine])
 
 
+@every_granularity
+def test_what_is_released_weighs_nothing_any_more(granularity):
+    layer = make("dense, all arguments", granularity)
+    layer.release(np.full(layer.owner.shape, True))
+    assert not any(np.any(live) for live in layer.trainable_weights)
+    assert [float(loss) for loss in layer.losses] == [0, 0]
+
+
 def test_part_of_what_is_free_can_be_left_to_a_later_stage():
     layer = make("dense", "unit")
     layer.prune(keep=2)

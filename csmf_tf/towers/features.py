@@ -51,6 +51,13 @@ class Feature:
             raise ValueError(
                 f"`kind` of feature '{self.name}' should be one of {KINDS}. Received: kind={self.kind!r}"
             )
+        if isinstance(self.vocabulary, str):
+            raise ValueError(
+                f"`vocabulary` of feature '{self.name}' should be a sequence of strings. "
+                f"Received: {self.vocabulary!r}"
+            )
+        # A list comes from JSON; features are compared and hashed.
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
         if self.kind == "numeric":
             if not self.std > 0:
                 raise ValueError(
@@ -119,7 +126,8 @@ class FeatureEncoder(keras.layers.Layer):
     """
 
     def __init__(self, features, **kwargs):
-        super().__init__(**kwargs)
+        # Mixed precision must not round raw numbers before they are standardised.
+        super().__init__(autocast=False, **kwargs)
         self.features = tuple(f if isinstance(f, Feature) else Feature(**f) for f in features)
         self._lookups = {
             f.name: keras.layers.StringLookup(

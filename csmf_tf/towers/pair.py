@@ -1,5 +1,6 @@
 """The two towers and the segmentation of the embedding that they share."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +54,14 @@ class TowerPair(keras.layers.Layer):
         self.normalize = normalize
         self.user_encoder = FeatureEncoder(user_features, name="user_encoder")
         self.item_encoder = FeatureEncoder(item_features, name="item_encoder")
-        self.user = Tower(user_features, embedding_dim, hidden, granularity, name="user_tower")
-        self.item = Tower(item_features, embedding_dim, hidden, granularity, name="item_tower")
+        shared = {
+            "embedding_dim": embedding_dim,
+            "hidden": hidden,
+            "granularity": granularity,
+            "dtype": self.dtype_policy,
+        }
+        self.user = Tower(user_features, name="user_tower", **shared)
+        self.item = Tower(item_features, name="item_tower", **shared)
         for encoder, tower in ((self.user_encoder, self.user), (self.item_encoder, self.item)):
             tower(encoder(encoder.blank()))
 
@@ -96,9 +103,9 @@ class TowerPair(keras.layers.Layer):
                 layer.begin(stage)
             self._propagate_owners()
 
-    def prune(self, stage, tau=None, share=None):
-        """Frees what `stage` needs least; see `CSMF.prune`."""
-        report = {"embedding": self._prune_embedding(stage, tau, share)}
+    def prune(self, stage, tau=None, share=None, leave=0):
+        """Frees what `stage` needs least, by `share` at least `leave` coordinates; see `CSMF.prune`."""
+        report = {"embedding": self._prune_embedding(stage, tau, share, leave)}
         for name, layer in self._inner_layers():
             owned = layer.owner.numpy() == stage
             freed, found = _select(layer.importance(), owned, tau, share)
@@ -107,12 +114,12 @@ class TowerPair(keras.layers.Layer):
         self._propagate_owners()
         return report
 
-    def _prune_embedding(self, stage, tau, share):
+    def _prune_embedding(self, stage, tau, share, leave):
         norms = [
             sum(layer.importance() for layer in tower.segment_layers) for tower in (self.user, self.item)
         ]
         owned = self.owner == stage
-        freed, found = _select(np.sqrt(norms[0] * norms[1]), owned, tau, share)
+        freed, found = _select(np.sqrt(norms[0] * norms[1]), owned, tau, share, leave)
         for tower in (self.user, self.item):
             for layer in tower.segment_layers:
                 layer.release(freed)
@@ -127,6 +134,17 @@ class TowerPair(keras.layers.Layer):
         """Dict of layer name to float64 [stages + 1], the share of each owner, free first."""
         table = {"embedding": self.user.output_layer.capacity(stages)}
         return table | {name: layer.capacity(stages) for name, layer in self._inner_layers()}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "user_features": [dataclasses.asdict(f) for f in self.user.features],
+            "item_features": [dataclasses.asdict(f) for f in self.item.features],
+            "embedding_dim": self.embedding_dim,
+            "hidden": self.hidden,
+            "granularity": self.granularity,
+            "normalize": self.normalize,
+        }
 
     def _masked_layers(self):
         return [*self.user.masked_layers, *self.item.masked_layers]
@@ -143,17 +161,21 @@ class TowerPair(keras.layers.Layer):
         self.item.propagate_owners()
 
 
-def _select(importance, owned, tau, share):
+def _select(importance, owned, tau, share, leave=0):
     if share is None:
         freed = cumulative_percentile_prune(importance, owned, tau)
         return freed, tau
     # At least one stays: a stage that kept nothing of a layer could not be read through it.
-    keep = min(max(round(share * owned.size), 1), int(owned.sum()))
+    keep = min(max(min(round(share * owned.size), int(owned.sum()) - leave), 1), int(owned.sum()))
     return prune_to_count(importance, owned, keep)
 
 
 def _normalize_segments(vectors, owner, stage):
-    """Divides each segment by its L2 norm, in the order of the owners."""
-    member = tf.one_hot(owner, stage + 1, dtype=tf.float32)
-    squared = tf.matmul(tf.square(vectors), member)
-    return vectors * tf.gather(tf.math.rsqrt(tf.maximum(squared, 1e-12)), tf.minimum(owner, stage), axis=1)
+    """Divides each segment by its L2 norm."""
+    scale = tf.zeros_like(vectors)
+    # A sum for each segment: one product for all would round otherwise when a stage is added.
+    for k in range(1, stage + 1):
+        member = owner == k
+        squared = tf.reduce_sum(tf.where(member, tf.square(vectors), 0.0), axis=1, keepdims=True)
+        scale = tf.where(member, tf.math.rsqrt(tf.maximum(squared, 1e-12)), scale)
+    return vectors * scale

@@ -9,10 +9,8 @@ from csmf_tf.masking import MaskedDense, MaskedEmbedding
 from csmf_tf.towers.features import Feature
 
 
-import os
-
-OUT = float(os.environ.get("OUT", ".05"))
-INIT = float(os.environ.get("INIT", ".05"))
+# Spread of new embeddings, and of the output layer where they already reach the output (own choice).
+_SPREAD = 0.05
 
 
 class Tower(keras.layers.Layer):
@@ -43,6 +41,11 @@ class Tower(keras.layers.Layer):
         self.embedding_dim = embedding_dim
         self.hidden = tuple(hidden)
         self.granularity = granularity
+        names = [f.name for f in self.features]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(
+                f"A tower should have at least one feature, all of different names. Received: {names}"
+            )
         ids = [f.name for f in self.features if f.kind == "id"]
         if len(ids) > 1:
             raise ValueError(f"A tower should have at most one feature of kind 'id'. Received: {ids}")
@@ -51,20 +54,30 @@ class Tower(keras.layers.Layer):
             f.name: MaskedEmbedding(
                 f.rows,
                 embedding_dim if f.kind == "id" else f.dim,
-                embeddings_initializer=keras.initializers.RandomNormal(stddev=INIT),
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=_SPREAD),
                 name=f"table_{f.name}",
+                dtype=self.dtype_policy,
             )
             for f in self.features
             if f.kind != "numeric"
         }
         self.hidden_layers = [
-            MaskedDense(units, activation="relu", granularity=granularity, name=f"hidden_{n}")
+            MaskedDense(
+                units,
+                activation="relu",
+                granularity=granularity,
+                name=f"hidden_{n}",
+                dtype=self.dtype_policy,
+            )
             for n, units in enumerate(self.hidden)
         ]
         # With an id table the output starts close to that table alone.
-        small = keras.initializers.RandomNormal(stddev=OUT)
+        small = keras.initializers.RandomNormal(stddev=_SPREAD)
         self.output_layer = MaskedDense(
-            embedding_dim, kernel_initializer=small if ids else "glorot_uniform", name="output"
+            embedding_dim,
+            kernel_initializer=small if ids else "glorot_uniform",
+            name="output",
+            dtype=self.dtype_policy,
         )
 
     def call(self, encoded, stage=None):

@@ -1,0 +1,69 @@
+"""Fits the default configuration on a real event log and measures it after every stage.
+
+    .venv/bin/python benchmarks/real_logs.py taobao [--folder ../shared/data] [--seed 0]
+
+Prints the metrics of each objective after each stage and of popularity on the test events, over the full
+catalogue, then one line of JSON. The logs are not part of the project; `--folder` says where they are.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import time
+
+import csmf_tf
+from csmf_tf._keras import tf
+from csmf_tf.config import from_dict
+from csmf_tf.demo import stage_table
+from csmf_tf.run import Run
+
+SPLITS = {
+    "taobao": {"kind": "item_holdout", "fraction": 0.1, "seed": 0},
+    "retailrocket": {"kind": "time", "at": 0.9},
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("log", choices=SPLITS)
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("../shared/data"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/bench"))
+    args = parser.parse_args()
+
+    timed = {"timestamp": "timestamp"} if SPLITS[args.log]["kind"] == "time" else {}
+    path = args.folder / args.log / "events.csv.gz"
+    config = from_dict(
+        {
+            "log": {"path": str(path), "user": "user_id", "item": "item_id", "behavior": "behavior", **timed},
+            "funnel": ["view", "cart", "buy"],
+            "split": SPLITS[args.log],
+            "training": {"seed": args.seed},
+        }
+    )
+    directory = args.out / f"{args.log}-{args.seed}"
+    shutil.rmtree(directory, ignore_errors=True)
+    tf.config.experimental.enable_op_determinism()
+    started = time.monotonic()
+    run = Run(directory, config)
+    log = run.fit(verbose=2)
+    minutes = (time.monotonic() - started) / 60
+    results = run.evaluate()
+    print(stage_table(log, {"popularity": results["baselines"]["popularity"]}))
+    owner = run.model.owner.tolist()
+    setting = {
+        "log": args.log,
+        "seed": args.seed,
+        "split": SPLITS[args.log],
+        "coordinates": [owner.count(stage) for stage in range(1, 4)],
+        "cores": os.cpu_count(),
+        "tensorflow": tf.__version__,
+        "csmf_tf": csmf_tf.__version__,
+    }
+    print(json.dumps({"minutes": round(minutes, 1), **results, "setting": setting}))
+
+
+if __name__ == "__main__":
+    main()
