@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,16 +45,20 @@ class Schedule:
                 f"Either `shares` or `tau` should be given. Received: shares={self.shares}, tau={self.tau}"
             )
         shares = default_shares(stages) if self.shares is None else self.shares
-        tau = [self.tau] * stages if isinstance(self.tau, float) else self.tau
+        tau = [self.tau] * stages if isinstance(self.tau, int | float) else self.tau
         for name, given in (("shares", shares), ("tau", tau)):
             if given is not None and len(given) != stages:
                 raise ValueError(
                     f"`{name}` should hold one number for each of the {stages} objectives. Received: {given}"
                 )
         if tau is not None:
+            if not all(0 <= value < 1 for value in tau):
+                raise ValueError(f"`tau` should be in [0, 1). Received: tau={self.tau}")
             return [{"tau": value} for value in tau]
-        if sum(shares) > 1 + 1e-9:
-            raise ValueError(f"`shares` should sum to at most 1. Received: {shares}, sum {sum(shares):g}")
+        if not all(share > 0 for share in shares) or sum(shares) > 1 + 1e-9:
+            raise ValueError(
+                f"`shares` should be positive and sum to at most 1. Received: {shares}, sum {sum(shares):g}"
+            )
         return [{"share": share} for share in shares]
 
 
@@ -78,6 +83,7 @@ class State:
         epoch: epochs finished of the step in progress.
         best: the best validation metric of the step in progress, and its epoch.
         log: one entry an epoch or phase, in order.
+        saves: checkpoints written, which number them: a new one never overwrites the one to go on from.
         checkpoint, best_checkpoint: names of the files that hold the weights.
     """
 
@@ -86,6 +92,7 @@ class State:
     best: float | None = None
     best_epoch: int = 0
     log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    saves: int = 0
     checkpoint: str | None = None
     best_checkpoint: str | None = None
 
@@ -208,6 +215,12 @@ class Cascade:
     def _judge(self, objective, phase, logs):
         """Validates, records and saves what an epoch gave; returns whether the phase should go on."""
         state = self._state
+        live = self.model.trainable_variables
+        if bad := [v.name for v in live if not tf.reduce_all(tf.math.is_finite(v))]:
+            raise ValueError(
+                f"The weights of '{objective}' should be finite. Received: NaN or infinity in {bad[0]} after "
+                f"epoch {state.epoch} of its {phase}. The stage has diverged: lower the learning rate"
+            )
         if self._validate:
             metrics = self._validate(self.model, objective)
             logs |= {f"val_{name}": value for name, value in metrics.items()}
@@ -222,23 +235,27 @@ class Cascade:
         return state.epoch - state.best_epoch < self.schedule.patience
 
     def restore(self):
-        """Reads the newest checkpoint in the directory, if there is one."""
+        """Reads the newest checkpoint in the directory; without one, goes on from the model's own stages."""
         path = self.directory / "state.json"
         if path.exists():
             self._state = State(**json.loads(path.read_text()))
             self._read(self._state.checkpoint)
+        else:
+            self._state = State(step=len(PHASES) * self.model.frozen_stages)
 
     def _save(self):
         """Saves weights, optimizer and position; the old ones stay until the new ones are whole."""
         state = self._state
-        state.checkpoint = self._write(f"last-{state.step}-{state.epoch}", self.model.optimizer)
+        state.saves += 1
+        state.checkpoint = self._write(f"last-{state.saves}", self.model.optimizer)
         path = self.directory / "state.json"
         beside = path.with_suffix(".tmp")
         beside.write_text(json.dumps(dataclasses.asdict(state)))
         beside.replace(path)
         for file in (self.directory / "checkpoints").iterdir():
             if file.name.split(".")[0] not in (state.checkpoint, state.best_checkpoint):
-                file.unlink()
+                # TensorFlow writes in a folder first, which a killed process leaves behind.
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def _checkpoint(self, optimizer=None):
         parts = {"towers": self.model.towers, "progress": self.model.progress}

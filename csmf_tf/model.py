@@ -31,7 +31,7 @@ class CSMF(tfrs.models.Model):
     | `catalogue_l2` | float32 [] | weight of the L2 term of all items, `"full"` only |
     | `item_l2` | float32 [P] | weight of the L2 term of each positive's item, `"sampled"` only |
     | `negatives` | int32 [M] | uniform negatives shared by all rows, `"sampled"` only |
-    | `log_q` | float32 [P + M] | log expected count of each candidate, `"sampled"` only |
+    | `log_q` | float32 [P + M] | log expected count of each candidate in a row, `"sampled"` only |
     | `funnel_negatives` | int32 [R, H] | upstream-only items of the row's user, -1 pads, `"sampled"` only |
 
     Args:
@@ -47,10 +47,10 @@ class CSMF(tfrs.models.Model):
             negatives).
         in_batch_negatives: whether other rows' positives serve as negatives (`"sampled"` only).
         margin: `m0` of the adaptive margin (AML), from the second stage on; 0 switches it off.
-        l2: strength of `l2 * noise * (sum_u |u|^2 + sum_i |v|^2)` beside the summed log-likelihood, over the
-            coordinates of the stage in training; `noise` is that of the stage's data, see `StageData`.
-
-        l2_balance: how much stronger than `l2` the items' side is, and how much weaker the users'. The optimum
+        l2: strength of `l2 * noise * (sum_u |u - b|^2 + sum_i |v|^2)` beside the summed log-likelihood, over the
+            coordinates of the stage in training; `noise` is that of the stage's data, see `StageData`, and `b`
+            the bias of the user tower's output.
+        l2_balance: factor by which the items' side is stronger than `l2` and the users' weaker. The optimum
             is the same for every balance, as one side may be scaled up and the other down, but the way there
             is not: with a strong item side users learn slowly, which regularises (own choice).
 
@@ -364,7 +364,7 @@ class CSMF(tfrs.models.Model):
         rows = tf.cast(tf.shape(users)[0], tf.float32)
         return (
             tf.reduce_sum(nll) / rows
-            + self._l2_user * tf.reduce_mean(self._own_norm(users, stage) * inputs["user_l2"])
+            + self._l2_user * tf.reduce_mean(self._user_norm(users, stage) * inputs["user_l2"])
             + self._l2_item * tf.reduce_sum(self._own_norm(items, stage)) * inputs["catalogue_l2"]
         )
 
@@ -378,23 +378,29 @@ class CSMF(tfrs.models.Model):
         funnel = self._embed_codes(tf.reshape(tf.maximum(funnel_items, 0), [-1]), stage)
         funnel = tf.reshape(funnel, [rows, tf.shape(funnel_items)[1], dim])
 
-        def scores(u):
-            return tf.concat(
-                [tf.matmul(u, shared, transpose_b=True), tf.einsum("rd,rhd->rh", u, funnel)], axis=1
-            )
+        def beside(of_shared, of_funnel):
+            # To join nothing would still copy all scores.
+            return of_shared if funnel_items.shape[1] == 0 else tf.concat([of_shared, of_funnel], axis=1)
 
-        logits = scores(users)
+        def scores(u):
+            return beside(tf.matmul(u, shared, transpose_b=True), tf.einsum("rd,rhd->rh", u, funnel))
+
+        # The row's positive and its funnel negatives are chosen, not sampled: they have no correction.
+        log_q = inputs["log_q"]
+        logits = tf.nn.bias_add(scores(users), -tf.pad(log_q, [[0, tf.shape(funnel_items)[1]]]))
+        logits = tf.tensor_scatter_nd_add(
+            logits, tf.stack([positive, positive], axis=1), tf.gather(log_q, positive)
+        )
         if self.margin and stage > 1:
             logits += self._margins(scores(self._upstream(users, stage)), positive, stage)
-        # Funnel negatives are chosen, not sampled: they have no correction.
-        logits -= tf.pad(inputs["log_q"], [[0, tf.shape(funnel_items)[1]]])
         excluded = accidental_hits(positive_item, shared_items, positive)
         if not self.in_batch_negatives:
-            excluded |= (tf.range(tf.size(shared_items)) < rows) & ~tf.eye(
-                rows, tf.size(shared_items), dtype=tf.bool
-            )
-        nll = softmax_nll(logits, positive, excluded=tf.concat([excluded, funnel_items < 0], axis=1))
-        user_norm = self._own_norm(users, stage) * inputs["user_l2"]
+            own = tf.eye(rows, tf.size(shared_items), dtype=tf.bool)
+            excluded |= (tf.range(tf.size(shared_items)) < rows) & ~own
+        nll = softmax_nll(logits, positive, excluded=beside(excluded, funnel_items < 0))
+        if not self.l2:
+            return tf.reduce_mean(nll)
+        user_norm = self._user_norm(users, stage) * inputs["user_l2"]
         item_norm = self._own_norm(shared[:rows], stage) * inputs["item_l2"]
         return tf.reduce_mean(nll + self._l2_user * user_norm + self._l2_item * item_norm)
 
@@ -415,6 +421,13 @@ class CSMF(tfrs.models.Model):
     def _margins(self, upstream, positive, stage):
         temperature = self.temperatures[stage - 1] if self.towers.normalize else 1.0
         return adaptive_margin(upstream, positive, self.margin, temperature)
+
+    def _user_norm(self, users, stage):
+        # Like any bias, that of the users is free of L2: popularity costs nothing, taste does. Normalised
+        # vectors are no sum of the two.
+        if not self.towers.normalize:
+            users -= tf.cast(self.towers.user.output_layer.bias, tf.float32)
+        return self._own_norm(users, stage)
 
     def _own_norm(self, vectors, stage):
         own = tf.cast(self.towers.user.output_layer.owner, tf.int32) == stage

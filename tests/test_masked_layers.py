@@ -11,7 +11,6 @@ from masked_cases import (
     CASES,
     NAMESAKES,
     ONE_EACH,
-    RNG,
     assert_identical,
     every_case,
     every_granularity,
@@ -85,8 +84,9 @@ def test_effective_weights_entry_by_entry(ownership, stage):
     by_unit, owner, inputs, training = ownership
     layer = MaskedDense(4, granularity="unit" if by_unit else "weight")
     layer.build((None, 3))
-    scatter_weights(layer, RNG)
-    live, frozen = layer.kernel.numpy(), RNG.normal(size=(3, 4)).astype(np.float32)
+    rng = np.random.default_rng(2)
+    scatter_weights(layer, rng)
+    live, frozen = layer.kernel.numpy(), rng.normal(size=(3, 4)).astype(np.float32)
     layer.kernel_frozen.assign(frozen)
     layer.owner.assign(owner)
     layer.stage.assign(training)

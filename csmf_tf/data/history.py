@@ -16,6 +16,17 @@ class History:
         offsets: int64 [U + 1]; user `u` owns the entries `offsets[u]:offsets[u + 1]`.
         items: int32 [n] item codes.
         times: int64 [n], or None for a log without times (then the order is that of the log).
+
+    Example:
+
+    >>> ids = np.array(["a", "b"], dtype=object)
+    >>> user, item, time = np.array([0, 0, 1]), np.array([1, 0, 1]), np.array([20, 10, 30])
+    >>> log = EventLog(user, item, np.zeros(3, np.int8), time, ids, ids, ("view",))
+    >>> history = History.of(log, behavior=0)
+    >>> history.latest(np.array([0, 1]), length=2).tolist()
+    [[0, 1], [-1, 1]]
+    >>> history.before(np.array([0]), np.array([20]), length=2).tolist()
+    [[-1, 0]]
     """
 
     offsets: np.ndarray
@@ -57,18 +68,16 @@ class History:
 
     def before(self, users: np.ndarray, times: np.ndarray, length: int) -> np.ndarray:
         """The users' last `length` items strictly before `times` [R], as `latest` gives them."""
-        if self.times is None:
-            raise ValueError("`before` needs a log with times. Received: one without; use `latest`")
-        if not len(self.times):
-            return self.latest(users, length)
         moments, keys = self._search_keys
         asked = users.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, times)
         ends = np.searchsorted(keys, asked)
         return self._window(self.offsets[users], ends, length)
 
     @functools.cached_property
-    def _search_keys(self):
+    def _search_keys(self) -> tuple[np.ndarray, np.ndarray]:
         """The distinct times, and one sorted key of user and time that makes all searches a single one."""
+        if self.times is None:
+            raise ValueError("`before` needs a log with times. Received: one without; use `latest`")
         moments = np.unique(self.times)
         # The rank of a time, not the time itself: users x microseconds can overflow 64 bits.
         return moments, self.users * (len(moments) + 1) + np.searchsorted(moments, self.times)

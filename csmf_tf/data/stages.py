@@ -57,6 +57,16 @@ class StageData:
 
     Raises:
         ValueError: when the log has no event of the objective.
+
+    Example:
+
+    >>> ids = np.array(["a", "b"], dtype=object)
+    >>> user, item = np.array([0, 0, 1]), np.array([0, 1, 1])
+    >>> log = EventLog(user, item, np.array([0, 0, 1], np.int8), None, ids, ids, ("view", "buy"))
+    >>> users = UserFeatures({"user_id": np.array([1, 2], np.int32)}, log)
+    >>> data = StageData(log, 1, users, Batching(batch_size=2))
+    >>> data.objective, len(data), sorted(next(data.batches(epoch=0))["item"].tolist())
+    ('view', 3, [0, 1, 1])
     """
 
     def __init__(self, log: EventLog, stage: int, users: UserFeatures, batching: Batching):
@@ -125,7 +135,7 @@ class StageData:
 
     @property
     def _targets_an_epoch(self) -> int:
-        # The same in every epoch: Keras ends a fit at the first epoch that has fewer batches than the one before.
+        # As many in every epoch: Keras ends a fit at the first that has fewer batches than the one before.
         drop = self.batching.history_drop
         return max(round(len(self) * drop), 1) if self._history_is_drawn else len(self)
 
@@ -199,9 +209,9 @@ class StageData:
         plan = self.batching
         negatives = rng.integers(0, self._n_items, plan.uniform_negatives, np.int32)
         frequency = item_rows[np.concatenate([items, negatives])] / item_rows.sum()
-        log_q = log_expected_count(
-            frequency, self._n_items, len(users) if plan.in_batch else 0, plan.uniform_negatives
-        )
+        # A row's own positive is no sample: the others' are.
+        in_batch = len(users) - 1 if plan.in_batch else 0
+        log_q = log_expected_count(frequency, self._n_items, in_batch, plan.uniform_negatives)
         return {
             "negatives": negatives,
             "log_q": log_q if plan.log_q else np.zeros_like(log_q),

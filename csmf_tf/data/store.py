@@ -57,7 +57,18 @@ def save(prepared: Prepared, directory: str | os.PathLike[str]) -> None:
 
 
 def load(directory: str | os.PathLike[str]) -> Prepared:
-    """Reads what `save` wrote."""
+    """Reads what `save` wrote.
+
+    Example:
+
+    >>> import tempfile
+    >>> ids, none = objects(["a"]), np.zeros(0, np.int32)
+    >>> log = EventLog(none, none, none.astype(np.int8), None, ids, ids, ("view",))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(Prepared(Split(log, log, log, 0, 0, 0), {"user": ids}, {"item": ids}), f"{folder}/data")
+    ...     load(f"{folder}/data").split.train.funnel
+    ('view',)
+    """
     directory = pathlib.Path(directory)
     about = json.loads((directory / "about.json").read_text())
     users, items = (_read_features(directory / f"{name}.parquet") for name in ("users", "items"))

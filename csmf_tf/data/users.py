@@ -19,6 +19,14 @@ class UserFeatures:
         item_codes: int32 [N], what the encoder of a history makes of each item code.
         id_feature: key of the user id in `fixed`, None when the tower reads none.
         id_buckets: out-of-vocabulary buckets of the id.
+
+    Example:
+
+    >>> ids = np.array(["a", "b"], dtype=object)
+    >>> log = EventLog(np.array([0, 1]), np.array([1, 1]), np.zeros(2, np.int8), None, ids, ids, ("view",))
+    >>> users = UserFeatures({"user_id": np.array([1, 2])}, log, length=2, item_codes=np.array([2, 3]))
+    >>> {name: values.tolist() for name, values in users.latest(np.array([1])).items()}
+    {'user_id': [2], 'history_view': [[0, 3]]}
     """
 
     def __init__(

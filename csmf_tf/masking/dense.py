@@ -10,9 +10,9 @@ from csmf_tf.masking.base import MaskedLayer
 class MaskedDense(MaskedLayer, keras.layers.Dense):
     """A drop-in for `keras.layers.Dense` whose weights are owned by stages.
 
-    `output = activation(dot(input, effective_kernel) + effective_bias)`; see `MaskedLayer` for what is
-    effective and for the steps of a stage. While stage 1 owns everything, the outputs equal those of
-    `Dense` bit for bit.
+    `output = activation(dot(input, effective_kernel) + effective_bias)`; see `OwnedLayer` for what is
+    effective and `MaskedLayer` for the steps of a stage. While stage 1 owns everything,
+    the outputs equal those of `Dense` bit for bit.
 
     Args:
         *args: As `keras.layers.Dense`.

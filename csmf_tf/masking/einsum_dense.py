@@ -15,9 +15,9 @@ class MaskedEinsumDense(MaskedLayer, keras.layers.EinsumDense):
 
     The output units are the kernel axes that are not in the input's part of the equation, the inputs are
     the others: in `"abc,cde->abde"` a unit is a pair `(d, e)` and an input is a `c`. A bias that several
-    units share goes with the earliest owner among them. See `MaskedLayer` for what is effective and for
-    the steps of a stage. While stage 1 owns everything, the outputs equal those of `EinsumDense` bit for
-    bit.
+    units share goes with the earliest owner among them. See `OwnedLayer` for what is effective and
+    `MaskedLayer` for the steps of a stage. While stage 1 owns everything, the outputs equal those of
+    `EinsumDense` bit for bit.
 
     Args:
         *args: As `keras.layers.EinsumDense`.

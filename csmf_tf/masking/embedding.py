@@ -12,9 +12,9 @@ class MaskedEmbedding(MaskedLayer, keras.layers.Embedding):
     """A drop-in for `keras.layers.Embedding` whose weights are owned by stages.
 
     Rows are looked up first, in the live and in the frozen table, and masked afterwards: a step never
-    touches a whole table, and its gradient stays sparse (`tf.IndexedSlices`). See `MaskedLayer` for what
-    is effective and for the steps of a stage. While stage 1 owns everything, the outputs equal those of
-    `Embedding` bit for bit.
+    touches a whole table, and its gradient stays sparse (`tf.IndexedSlices`). See `OwnedLayer` for what
+    is effective and `MaskedLayer` for the steps of a stage. While stage 1 owns everything,
+    the outputs equal those of `Embedding` bit for bit.
 
     Args:
         *args: As `keras.layers.Embedding`.

@@ -15,6 +15,14 @@ def upstream_only(reached: Groups, positives: Groups, n_items: int) -> Groups:
 
     Returns:
         `Groups`: per user, the hard negatives (exposed but not clicked, clicked but not bought).
+
+    Example:
+
+    >>> viewed = group(np.array([0, 0, 1]), np.array([3, 5, 3]), n_users=2)
+    >>> bought = group(np.array([0]), np.array([5]), n_users=2)
+    >>> pool = upstream_only(viewed, bought, n_items=6)
+    >>> pool.of(0).tolist(), pool.of(1).tolist()
+    ([3], [3])
     """
     n_users = len(reached.counts)
 
@@ -38,6 +46,12 @@ def draw_funnel_negatives(
 
     Returns:
         int32 [R, count] item codes; -1 throughout where a user's pool is empty.
+
+    Example:
+
+    >>> pool = group(np.array([0]), np.array([3]), n_users=2)
+    >>> draw_funnel_negatives(pool, np.array([0, 1]), 2, np.random.default_rng(0)).tolist()
+    [[3, 3], [-1, -1]]
     """
     sizes = pool.counts[users][:, None]
     picks = pool.offsets[users][:, None] + (rng.random((len(users), count)) * sizes).astype(np.int64)

@@ -4,18 +4,20 @@ import numpy as np
 
 
 def log_expected_count(frequency: np.ndarray, n_items: int, in_batch: int, uniform: int) -> np.ndarray:
-    """Log of how often each candidate is expected among a step's candidates.
+    """Log of how often each candidate is expected among the negatives of a row.
 
     `log Q(i) = log(in_batch * frequency(i) + uniform / n_items)`
 
-    Subtracted from the logits, it makes the sampled softmax an estimate of the full one (Yi et al., RecSys
-    2019; the mixture as in Yang et al., WWW 2020). Computed in float64 and never clipped, so it is right for
-    any number of items.
+    Subtracted from the logits of what is sampled, it makes the sampled softmax an estimate of the full one
+    (Yi et al., RecSys 2019; the mixture as in Yang et al., WWW 2020): without accidental hits, the mean of
+    `sum_j exp(s_j) / Q(j)` over the negatives is the sum of `exp(s_i)` over all items but the positive. The
+    positive is always there, so it is not corrected (own choice). Computed in float64 and never clipped, so
+    it is right for any number of items.
 
     Args:
         frequency: float [C], each candidate's share of the training positives.
         n_items: number of items that uniform negatives are drawn from.
-        in_batch: positives a step that serve each other as negatives; 0 for none.
+        in_batch: other rows' positives that serve a row as negatives; 0 for none.
         uniform: negatives a step drawn uniformly from all items; 0 for none.
 
     Returns:

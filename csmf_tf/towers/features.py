@@ -92,7 +92,14 @@ class Feature:
 
     @classmethod
     def numeric(cls, name: str, values: np.ndarray) -> "Feature":
-        """A numeric feature standardised by the mean and deviation of `values` (NaN left out)."""
+        """A numeric feature standardised by the mean and deviation of `values` (NaN left out).
+
+        Example:
+
+        >>> price = Feature.numeric("price", np.array([1.0, np.nan, 5.0]))
+        >>> price.mean, price.std
+        (3.0, 2.0)
+        """
         known = np.asarray(values, np.float64)
         known = known[np.isfinite(known)]
         spread = float(known.std()) if len(known) else 0.0

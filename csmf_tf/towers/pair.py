@@ -31,6 +31,20 @@ class TowerPair(keras.layers.Layer):
         hidden: units of the hidden layers of both towers.
         granularity: `"unit"` or `"weight"`, see `Tower`.
         normalize: whether each segment is L2-normalised, in both towers.
+
+    Example:
+
+    >>> from csmf_tf.towers import Feature
+    >>> pair = TowerPair([Feature("user", "id", ("u1", "u2"))], [Feature("item", "id", ("i1", "i2"))], 4)
+    >>> pair.prune(stage=1, share=0.5)["embedding"].kept
+    2
+    >>> pair.freeze()
+    >>> pair.begin(stage=2)
+    >>> sorted(pair.owner.tolist())
+    [1, 1, 2, 2]
+    >>> users = pair.user_encoder({"user": tf.constant(["u2", "stranger"])})
+    >>> pair.embed(pair.user, users, stage=1).shape
+    TensorShape([2, 4])
     """
 
     def __init__(
@@ -60,7 +74,8 @@ class TowerPair(keras.layers.Layer):
             "granularity": granularity,
             "dtype": self.dtype_policy,
         }
-        self.user = Tower(user_features, name="user_tower", **shared)
+        # A user bias from the start gives the items' popularity a direction to grow in (own choice).
+        self.user = Tower(user_features, bias=embedding_dim**-0.5, name="user_tower", **shared)
         self.item = Tower(item_features, name="item_tower", **shared)
         for encoder, tower in ((self.user_encoder, self.user), (self.item_encoder, self.item)):
             tower(encoder(encoder.blank()))
@@ -86,13 +101,12 @@ class TowerPair(keras.layers.Layer):
         if self.granularity == "unit" or stage == 1:
             vectors = tf.cast(tower(encoded, stage=stage), tf.float32)
         else:
-            vectors = tf.add_n(
-                [
-                    tf.where(owner == k, tf.cast(tower(encoded, stage=k), tf.float32), 0.0)
-                    for k in range(1, stage + 1)
-                ]
-            )
-        vectors = tf.where((owner >= 1) & (owner <= stage), vectors, 0.0)
+            segments = [
+                tf.where(owner == k, tf.cast(tower(encoded, stage=k), tf.float32), 0.0)
+                for k in range(1, stage + 1)
+            ]
+            # Earlier stages are frozen: to follow their gradients would only cost time.
+            vectors = tf.add_n([*map(tf.stop_gradient, segments[:-1]), segments[-1]])
         return _normalize_segments(vectors, owner, stage) if self.normalize else vectors
 
     def begin(self, stage):
@@ -105,25 +119,23 @@ class TowerPair(keras.layers.Layer):
 
     def prune(self, stage, tau=None, share=None, leave=0):
         """Frees what `stage` needs least, by `share` at least `leave` coordinates; see `CSMF.prune`."""
-        report = {"embedding": self._prune_embedding(stage, tau, share, leave)}
-        for name, layer in self._inner_layers():
-            owned = layer.owner.numpy() == stage
-            freed, found = _select(layer.importance(), owned, tau, share)
-            layer.release(freed)
-            report[name] = Pruned(int(np.sum(owned & ~freed)), int(np.sum(freed)), found)
-        self._propagate_owners()
-        return report
-
-    def _prune_embedding(self, stage, tau, share, leave):
-        norms = [
-            sum(layer.importance() for layer in tower.segment_layers) for tower in (self.user, self.item)
-        ]
-        owned = self.owner == stage
-        freed, found = _select(np.sqrt(norms[0] * norms[1]), owned, tau, share, leave)
-        for tower in (self.user, self.item):
-            for layer in tower.segment_layers:
+        groups = {"embedding": [*self.user.segment_layers, *self.item.segment_layers]}
+        groups |= {name: [layer] for name, layer in self._inner_layers()}
+        # All is chosen before the first is freed, so that an error leaves everything as it was.
+        chosen = {}
+        for name, layers in groups.items():
+            owned = layers[0].owner.numpy() == stage
+            if name == "embedding":
+                importance = self.user.coordinate_importance() * self.item.coordinate_importance()
+                freed, found = _select(np.sqrt(importance), owned, tau, share, leave)
+            else:
+                freed, found = _select(layers[0].importance(), owned, tau, share)
+            chosen[name] = freed, Pruned(int(np.sum(owned & ~freed)), int(np.sum(freed)), found)
+        for name, (freed, _) in chosen.items():
+            for layer in groups[name]:
                 layer.release(freed)
-        return Pruned(int(np.sum(owned & ~freed)), int(np.sum(freed)), found)
+        self._propagate_owners()
+        return {name: pruned for name, (_, pruned) in chosen.items()}
 
     def freeze(self):
         """Moves what the stage in training owns to the frozen weights."""

@@ -8,7 +8,6 @@ from csmf_tf._keras import keras, tf
 from csmf_tf.masking import MaskedDense, MaskedEmbedding
 from csmf_tf.towers.features import Feature
 
-
 # Spread of new embeddings, and of the output layer where they already reach the output (own choice).
 _SPREAD = 0.05
 
@@ -26,6 +25,7 @@ class Tower(keras.layers.Layer):
         hidden: units of the hidden ReLU layers.
         granularity: `"unit"` (whole neurons are owned, one pass gives every segment) or `"weight"` (single
             weights of the hidden layers are owned, one pass for each segment).
+        bias: start value of the output's bias.
 
     Call arguments:
         encoded: dict of tensors as `FeatureEncoder` gives them.
@@ -33,14 +33,24 @@ class Tower(keras.layers.Layer):
 
     Returns:
         float tensor [B, D]; in a `"weight"` tower only the coordinates of segment `stage` are meant.
+
+    Raises:
+        ValueError: when there is no feature, two have one name, or two are of kind `id`.
+
+    Example:
+
+    >>> tower = Tower([Feature("item", "id", vocabulary=("i1", "i2")), Feature("price", "numeric")], 4)
+    >>> tower({"item": tf.constant([1, 2, 0]), "price": tf.zeros([3, 1])}).shape
+    TensorShape([3, 4])
     """
 
-    def __init__(self, features, embedding_dim, hidden=(), granularity="unit", **kwargs):
+    def __init__(self, features, embedding_dim, hidden=(), granularity="unit", bias=0.0, **kwargs):
         super().__init__(**kwargs)
         self.features = tuple(f if isinstance(f, Feature) else Feature(**f) for f in features)
         self.embedding_dim = embedding_dim
         self.hidden = tuple(hidden)
         self.granularity = granularity
+        self.bias = bias
         names = [f.name for f in self.features]
         if not names or len(set(names)) < len(names):
             raise ValueError(
@@ -76,6 +86,7 @@ class Tower(keras.layers.Layer):
         self.output_layer = MaskedDense(
             embedding_dim,
             kernel_initializer=small if ids else "glorot_uniform",
+            bias_initializer=keras.initializers.Constant(bias),
             name="output",
             dtype=self.dtype_policy,
         )
@@ -108,6 +119,14 @@ class Tower(keras.layers.Layer):
         id_table = [self.tables[self.id_name]] if self.id_name else []
         return [*id_table, self.output_layer]
 
+    def coordinate_importance(self):
+        """float64 [D]: the L1 norm of each coordinate's incoming weights, its bias counted for every id."""
+        kernel, bias = self.output_layer.importance(), self.output_layer.merged_weights()[1]
+        if self.id_name is None:
+            return kernel + np.abs(bias)
+        table = self.tables[self.id_name].merged_weights()[0]
+        return kernel + np.sum(np.abs(table + bias), axis=0, dtype=np.float64)
+
     @property
     def inner_layers(self):
         """The masked layers whose units are the tower's own."""
@@ -134,4 +153,5 @@ class Tower(keras.layers.Layer):
             "embedding_dim": self.embedding_dim,
             "hidden": self.hidden,
             "granularity": self.granularity,
+            "bias": self.bias,
         }
