@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/train_step.py [--quick] [--repeats 7] [--seed 0]
 
-Ours removes accidental hits and corrects for sampling, the peer does neither: it is TFRS's `Retrieval` task as
-it comes. Both get the same batches and the same optimizer and run the function that `fit` runs. The models of
-a group take turns step by step; a repeat is the median over its steps, a time or ratio the median over the
+Ours removes accidental hits and corrects for sampling; the peer does neither, it is TFRS's `Retrieval` task
+as it comes. Both get the same batches and optimizer and run the function that `fit` runs. The models of a
+group take turns step by step; a repeat is the median over its steps, a time or a ratio the median over the
 repeats. Prints a table, then one line of JSON.
 """
 
@@ -27,7 +27,6 @@ import tensorflow_recommenders as tfrs  # isort: skip  (after Keras is picked)
 
 DIM = 64
 BATCHES = 16
-SPREAD = keras.initializers.RandomNormal(stddev=0.05)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +58,12 @@ class TwoTower(tfrs.models.Model):
     def __init__(self, case):
         super().__init__()
         rows = (case.users + 1, case.items + 1)  # one for unknown ids, as ours
-        self.tables = [keras.layers.Embedding(n, DIM, embeddings_initializer=SPREAD) for n in rows]
+        self.tables = [keras.layers.Embedding(n, DIM) for n in rows]
         self.heads = [
             keras.Sequential(
                 [
                     *(keras.layers.Dense(units, activation="relu") for units in case.hidden),
-                    keras.layers.Dense(DIM, kernel_initializer=SPREAD),
+                    keras.layers.Dense(DIM),
                 ]
             )
             for _ in rows
@@ -95,19 +94,18 @@ class FullSoftmax(TwoTower):
 
 def make_csmf(case):
     """Our model at the beginning of the stage; the stages before it own 70 % of what was free."""
-    ids = {name: np.char.add(name[0], np.arange(n).astype(str)) for name, n in vars(case).items() if name in SIDES}
-    user, item = (Feature(name, "id", vocabulary=tuple(ids[name])) for name in SIDES)
+    users, items = (np.arange(n).astype(str) for n in (case.users, case.items))
     model = csmf_tf.CSMF(
         ["view", "buy"],
-        [user],
-        [item],
+        user_features=[Feature("user_id", "id", vocabulary=tuple(users))],
+        item_features=[Feature("item_id", "id", vocabulary=tuple(items))],
         embedding_dim=DIM,
         hidden=case.hidden,
         granularity=case.granularity,
         loss=case.loss,
         l2=case.l2,
     )
-    model.set_catalogue(ids["items"], {"items": ids["items"]})
+    model.set_catalogue(items, {"item_id": items})
     model.begin("view")
     if case.stage == 2:
         model.prune(share=0.7)
@@ -116,11 +114,8 @@ def make_csmf(case):
     return model
 
 
-SIDES = ("users", "items")
-
-
 def draw_batches(case, seed):
-    """Batches of both models: users drawn evenly, items by a popularity that falls off as 1 / rank."""
+    """Yields the batches of our model and of the peer; the popularity of the items falls off as 1 / rank."""
     rng = np.random.default_rng(seed)
     popularity = 1 / np.arange(10, case.items + 10)
     popularity /= popularity.sum()
@@ -128,7 +123,7 @@ def draw_batches(case, seed):
         users = rng.integers(1, case.users + 1, case.batch, np.int32)
         items = rng.choice(case.items, case.batch, p=popularity).astype(np.int32)
         ones = np.ones(case.batch, np.float32)
-        ours = {"user": {"users": users}, "user_l2": ones, "item": items}
+        ours = {"user": {"user_id": users}, "user_l2": ones, "item": items}
         if case.loss == "full":
             ours |= {"row": np.arange(case.batch, dtype=np.int32), "catalogue_l2": np.float32(1 / 4096)}
         else:
@@ -158,9 +153,10 @@ def measure(cases, repeats, steps, seed):
     contestants = []
     for case in cases:
         keras.utils.set_random_seed(seed)
+        ours, theirs = zip(*draw_batches(case, seed), strict=True)
         peer = FullSoftmax(case) if case.loss == "full" else TwoTower(case)
-        for model, batches in zip((make_csmf(case), peer), zip(*draw_batches(case, seed), strict=True), strict=True):
-            contestants.append(make_step(model, batches, case.optimizer()))
+        contestants.append(make_step(make_csmf(case), ours, case.optimizer()))
+        contestants.append(make_step(peer, theirs, case.optimizer()))
     seconds = np.zeros((repeats, steps, len(contestants)))
     # The first steps trace and fill the cache of batches.
     for _ in range(BATCHES + 1):

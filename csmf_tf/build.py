@@ -18,6 +18,9 @@ from csmf_tf.towers import Feature
 FULL_SOFTMAX_ITEMS = 50_000
 """Up to so many items `loss: {kind: auto}` is the softmax over the whole catalogue (own choice)."""
 
+VALIDATION_USERS = 1000
+"""So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
+
 LEARNING_RATES = {"adam": 0.01, "adamw": 0.01, "adagrad": 0.1, "sgd": 0.1}
 
 
@@ -33,7 +36,10 @@ def prepare(config: Config) -> Prepared:
         funnel=config.funnel,
         ignore=log.ignore,
     )
-    split = split_log(events, validation_users=config.validation_users, **to_dict(config)["split"])
+    share = config.validation_users
+    if share is None:
+        share = float(np.clip(VALIDATION_USERS / len(events.users), 0.15, 0.5))
+    split = split_log(events, validation_users=share, **to_dict(config)["split"])
     users, items = split.train.users, split.train.items
     return Prepared(
         split,

@@ -266,9 +266,11 @@ class Cascade:
         return name
 
     def _read(self, name, optimizer=None):
+        before = self.model.stage, self.model.frozen_stages
         status = self._checkpoint(optimizer).read(str(self.directory / "checkpoints" / name))
         status.assert_existing_objects_matched().expect_partial()
-        self.model.retrace()
+        if before != (self.model.stage, self.model.frozen_stages):
+            self.model.retrace()
 
 
 class _EndOfEpoch(keras.callbacks.Callback):

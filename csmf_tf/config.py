@@ -135,7 +135,7 @@ class Config:
     funnel: Annotated[tuple[str, ...], SOME, DISTINCT]
     closure: bool = True
     split: Split = field(default_factory=Split)
-    validation_users: Share = 0.15
+    validation_users: Share | None = None
     features: Features = field(default_factory=Features)
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)
