@@ -154,9 +154,18 @@ class Cascade:
         return self._state.log
 
     def run(self) -> list[dict[str, Any]]:
-        """Trains what is left to train; returns the `log`."""
+        """Trains what is left to train; returns the `log`.
+
+        Raises:
+            ValueError: when `data` lacks an objective, or a stage diverges.
+        """
         self.restore()
         total = len(PHASES) * len(self.model.funnel)
+        left = self.model.funnel[self._state.step // len(PHASES) :]
+        if missing := [name for name in left if name not in self.data]:
+            raise ValueError(
+                f"`data` should hold the data of each objective left to train, {list(left)}. Missing: {missing}"
+            )
         for step in range(self._state.step, total):
             objective = self.model.funnel[step // len(PHASES)]
             phase = PHASES[step % len(PHASES)]

@@ -22,7 +22,7 @@ Positive = Annotated[float, Rule(" > 0", lambda x: x > 0)]
 NotNegative = Annotated[float, Rule(" >= 0", lambda x: x >= 0)]
 Inside = Annotated[float, Rule(" in (0, 1)", lambda x: 0 < x < 1)]
 Share = Annotated[float, Rule(" in (0, 1]", lambda x: 0 < x <= 1)]
-Tau = Annotated[float, Rule(" in [0, 1)", lambda x: 0 <= x < 1)]
+BelowOne = Annotated[float, Rule(" in [0, 1)", lambda x: 0 <= x < 1)]
 Probability = Annotated[float, Rule(" in [0, 1]", lambda x: 0 <= x <= 1)]
 FeatureKind = Literal["categorical", "multi", "numeric"]
 
@@ -101,7 +101,7 @@ class Capacity:
     """What a stage keeps: shares of the coordinates per objective, or `tau`, the L1 share that it frees."""
 
     shares: tuple[Share, ...] | None = None
-    tau: Tau | tuple[Tau, ...] | None = None
+    tau: BelowOne | tuple[BelowOne, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Config:
     funnel: Annotated[tuple[str, ...], SOME, DISTINCT]
     closure: bool = True
     split: Split = field(default_factory=Split)
-    validation_users: Share | None = None
+    validation_users: BelowOne | None = None
     features: Features = field(default_factory=Features)
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)

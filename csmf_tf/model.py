@@ -207,7 +207,8 @@ class CSMF(tfrs.models.Model):
         self._check_in_training("freeze")
         self.towers.freeze()
         self.progress.assign([0, self.stage])
-        self.retrace()
+        # No vector changes: only a training step has to notice.
+        self.train_function = None
 
     def add_objective(self, name, temperature=None):
         """Appends an objective to the funnel of a model whose earlier stages left capacity free.
@@ -261,7 +262,8 @@ class CSMF(tfrs.models.Model):
         if not self.towers.normalize:
             return vectors
         owner = tf.cast(tower.output_layer.owner, tf.int32)
-        return vectors * tf.gather(tf.math.rsqrt(tf.constant([1.0, *self.temperatures], tf.float32)), owner)
+        roots = np.sqrt([1.0, *self.temperatures])
+        return vectors / tf.gather(tf.constant(roots, tf.float32), owner)
 
     def call(self, inputs):
         """Scores of aligned user and item features.

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from csmf_tf import build
+from csmf_tf._keras import tf
 from csmf_tf.cascade import Cascade, Schedule
 from csmf_tf.config import Config, from_dict, to_dict
 from csmf_tf.data.groups import Groups
@@ -23,6 +24,7 @@ from csmf_tf.data.tables import pad_lists
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.model import CSMF
 from csmf_tf.serving.export import export
+from csmf_tf.towers.features import identifiers
 
 
 class Run:
@@ -87,7 +89,12 @@ class Run:
 
         Returns:
             the `log` of the `Cascade`.
+
+        Raises:
+            ValueError: when an objective has no training or no validation event, or a stage diverges.
         """
+        if len(self.prepared.split.validation):
+            self.validation().check_targets(self.model.funnel)
         return self._cascade(self.stages(), callbacks, verbose).run()
 
     def restore(self) -> "Run":
@@ -150,21 +157,26 @@ class Run:
         }
 
     def export(self, directory: str | os.PathLike[str], index: str = "scann", k: int = 100) -> str:
-        """Writes the next version of a SavedModel with an index of all items; returns its path."""
+        """Writes the next version of a SavedModel with an index of all items; returns its path.
+
+        It serves the finished objectives. Its inputs have the names of the user features, with `_` in place
+        of what may not stand in an identifier.
+        """
         self._check_finished()
-        model = self.model
+        model, done, users = self.model, self.model.frozen_stages, self.raw_users()
+        names = identifiers(users, reserved=["weights"])
         return export(
-            model.user_embedder(),
-            {f.name: f.signature for f in model.towers.user.features},
+            _Renamed(model.user_embedder(), {f.name: names[f.name] for f in model.towers.user.features}),
+            {names[f.name]: f.signature for f in model.towers.user.features},
             model.catalogue_ids,
             model.item_vectors(),
-            model.owner,
-            model.funnel[: model.frozen_stages],
+            np.where(model.owner <= done, model.owner, 0),
+            model.funnel[:done],
             directory,
             index=index,
             k=k,
-            users=self.raw_users(),
-            user_id=self.config.log.user,
+            users={names[name]: values for name, values in users.items()},
+            user_id=names[self.config.log.user],
         )
 
     def raw_users(self) -> dict[str, np.ndarray]:
@@ -182,6 +194,17 @@ class Run:
             raise ValueError(
                 f"{self.directory} should have a finished stage. Received: none; go on with `csmf-tf fit`"
             )
+
+
+class _Renamed(tf.Module):
+    """An embedder whose features come under other names."""
+
+    def __init__(self, embed, names):
+        super().__init__()
+        self._embed, self._names = embed, names
+
+    def __call__(self, raw):
+        return self._embed({name: raw[given] for name, given in self._names.items()})
 
 
 def _by_objective(log: EventLog) -> dict[str, Groups]:

@@ -1,15 +1,13 @@
-"""Runs `csmf-tf fit` in children that are killed with SIGKILL, until one ends: `killed.py CONFIG RUN MOMENT...`.
+"""Runs `csmf-tf fit` once unbroken, and once killed again and again: `killed.py CONFIG UNBROKEN BROKEN MOMENT...`.
 
-A moment is `after:SECONDS`, or `PLACE:N`, in the N-th checkpoint that the child writes: `data` (the file with
-the values is written, its index is not), `temp` (only the folder that TensorFlow writes in first is there),
-`state` (the checkpoint is whole, `state.json` still names the last one) or `removal` (of several old files
-one is gone). A last child is left alone. Children are forked before TensorFlow has run anything, which saves
-its import.
+A moment of SIGKILL is `after:SECONDS`, or `PLACE:N`, in the N-th checkpoint that the process writes: `data` (the
+values are written, their index is not), `temp` (only the folder that TensorFlow writes in first is there),
+`state` (the checkpoint is whole, `state.json` still names the last one) or `removal` (of several old files one
+is gone). Each fit runs in a child, forked before TensorFlow has run anything; that saves its import.
 """
 
 import os
 import pathlib
-import shutil
 import signal
 import sys
 import time
@@ -25,12 +23,12 @@ def die():
 
 
 def die_in(place, count):
-    """Makes the process die in its `count`-th checkpoint that goes on with training."""
+    """Makes the process die in the `count`-th checkpoint that it writes."""
     write, written = tf.train.Checkpoint.write, []
 
     def counted_write(checkpoint, path, *arguments):
         written.append(path)
-        now = len(written) >= count
+        now = len(written) == count
         if now and place == "temp":
             folder = pathlib.Path(path + "_temp")
             folder.mkdir()
@@ -61,20 +59,19 @@ def die_in(place, count):
 
 def fit(config, run, moment=None):
     """The exit code of a child that fits, negative when it was killed."""
+    place, _, value = (moment or "").partition(":")
     pid = os.fork()
     if not pid:
-        place, _, value = (moment or "").partition(":")
-        if place and place != "after":
+        if place not in ("", "after"):
             die_in(place, int(value))
         os._exit(csmf_tf.cli.main(["fit", config, "--out", run, "--quiet"]))
-    if moment and moment.startswith("after:"):
-        time.sleep(float(moment.partition(":")[2]))
+    if place == "after":
+        time.sleep(float(value))
         os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 if __name__ == "__main__":
-    config, run, *moments = sys.argv[1:]
-    shutil.rmtree(run, ignore_errors=True)
-    codes = [fit(config, run, moment) for moment in [*moments, None]]
-    print("exit codes:", *codes)
+    config, unbroken, broken, *moments = sys.argv[1:]
+    print("unbroken:", fit(config, unbroken))
+    print("broken:", *[fit(config, broken, moment) for moment in [*moments, None]])

@@ -56,7 +56,7 @@ def test_least_config_takes_the_documented_defaults(load):
     config = load()
     log, split, model, loss, training = config.log, config.split, config.model, config.loss, config.training
     assert (log.timestamp, log.ignore, log.users, log.items) == ("t", (), None, None)
-    assert (config.funnel, config.closure, config.validation_users) == (("view", "cart", "buy"), True, 0.15)
+    assert (config.funnel, config.closure, config.validation_users) == (("view", "cart", "buy"), True, None)
     assert (split.kind, split.at, split.seed) == ("time", 0.8, 0)
     assert (model.embedding_dim, model.hidden, model.granularity, model.feature_dim) == (32, (), "unit", 16)
     assert (model.user_id, model.history.length, model.history.drop, model.temperature) == (True, 0, 0.5, 1.0)
@@ -140,8 +140,8 @@ split.at=1.0
 log.timestamp=
   `split.kind: time` should come with a timestamp column. Received: log.timestamp=None; name the column in
   `log.timestamp`, or set `split.kind` to item_holdout or leave_last.
-validation_users=0
-  `validation_users` should be a number in (0, 1]. Received: validation_users=0;
+validation_users=1
+  `validation_users` should be a number in [0, 1) or null. Received: validation_users=1;
 features.item.price=float
   `features.item` should be a mapping with each value one of categorical, multi, numeric. Received:
   features.item={'price': 'float'};

@@ -253,6 +253,18 @@ def test_no_gradient_reaches_what_is_frozen_or_only_a_margin_reads():
         assert gradient[:, ~earlier].any()
 
 
+@pytest.mark.parametrize("temperature", [0.05, 0.07, 0.11, 0.3, 0.7])
+def test_temperatures_of_objectives_to_come_do_not_move_a_bit(temperature):
+    features = [Feature("age", "numeric")], [Feature("price", "numeric")]
+    model = CSMF(["view"], *features, embedding_dim=4, normalize=True, temperature=temperature)
+    model.begin("view")
+    encoded = {"age": tf.constant(AGES[:, np.newaxis])}
+    before = model.embed_users(encoded, stage=1)
+    for n in range(12):
+        model.add_objective(f"objective {n}", temperature=0.1 + n)
+        np.testing.assert_array_equal(model.embed_users(encoded, stage=1), before)
+
+
 def test_sampled_likelihood_is_unbiased_over_all_draws_of_negatives():
     """The mean of 1 / p over every possible draw of two uniform negatives is the full softmax's."""
     model = make("sampled", l2=0.0)

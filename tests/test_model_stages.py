@@ -191,7 +191,9 @@ def test_begin_refuses_a_stage_without_a_free_coordinate():
 def test_prune_and_freeze_need_a_stage_in_training(call):
     for model in (tiny(), finished(1)):
         arguments = {"tau": 0.2} if call == "prune" else {}
-        message = f"`{call}` should come while a stage is in training. Received: none; call `begin(objective)`"
+        message = (
+            f"`{call}` should come while a stage is in training. Received: none; call `begin(objective)`"
+        )
         with pytest.raises(ValueError, match=re.escape(message)):
             getattr(model, call)(**arguments)
 
@@ -300,7 +302,9 @@ def test_prune_by_tau_frees_a_share_of_the_l1_mass_of_the_geometric_mean():
     for live in model.trainable_variables:
         live.assign(rng.normal(size=live.shape) * rng.uniform(0.1, 3, live.shape[-1:]))
     users, items = (
-        sum(np.abs(layer.merged_weights()[0]).astype(np.float64).sum(axis=0) for layer in tower.segment_layers)
+        sum(
+            np.abs(layer.merged_weights()[0]).astype(np.float64).sum(axis=0) for layer in tower.segment_layers
+        )
         for tower in (model.towers.user, model.towers.item)
     )
     importance = np.sqrt(users * items)
@@ -390,7 +394,9 @@ def test_evaluate_gives_the_mean_loss_and_moves_nothing():
     data = batches(model, steps=3)
     losses = [float(model.compute_loss(batch)) for batch in data]
     assert model.evaluate(data, return_dict=True, verbose=0)["loss"] == pytest.approx(np.mean(losses), 1e-5)
-    weights = {v.name: value for v, value in zip(model.weights, before, strict=True) if "metric" not in v.name}
+    weights = {
+        v.name: value for v, value in zip(model.weights, before, strict=True) if "metric" not in v.name
+    }
     moved = [v.name for v in model.weights if v.name in weights and np.any(v.numpy() != weights[v.name])]
     assert set(moved) <= {"total:0", "count:0"}
 

@@ -56,7 +56,10 @@ def make_tower(features=USER, **kwargs):
 def make_pair(stages=0, **kwargs):
     """A pair after some finished stages of random training, with free capacity left."""
     keras.utils.set_random_seed(0)
-    pair, rng = TowerPair(USER, ITEM, DIM, **{"hidden": (9, 8), **kwargs}), np.random.default_rng(0)
+    pair, rng = (
+        TowerPair(USER, ITEM, **{"embedding_dim": DIM, "hidden": (9, 8), **kwargs}),
+        np.random.default_rng(0),
+    )
     for stage in range(1, stages + 1):
         run_stage(pair, stage, rng)
     return pair
@@ -324,8 +327,8 @@ def test_one_pass_by_unit_equals_a_pass_for_each_stage_bit_for_bit():
 @pytest.mark.parametrize("normalize", [False, True])
 @both_granularities
 def test_later_stages_leave_earlier_embeddings_as_they_are(granularity, normalize):
-    pair, rng = make_pair(1, granularity=granularity, normalize=normalize), np.random.default_rng(7)
-    first = embeddings(pair, 1)
+    pair = make_pair(1, embedding_dim=40, granularity=granularity, normalize=normalize)
+    first, rng = embeddings(pair, 1), np.random.default_rng(7)
     run_stage(pair, 2, rng)
     second = embeddings(pair, 2)
     run_stage(pair, 3, rng)

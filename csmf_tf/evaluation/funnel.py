@@ -1,6 +1,6 @@
 """Evaluation of a model: each objective by its own score, and all of them under fusion weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,15 +68,20 @@ class FunnelEvaluator:
 
     def judge(self, model: CSMF, objective: str) -> dict[str, float]:
         """Recall and NDCG of one objective, for the choice of epochs; empty targets are an error."""
-        if not self.targets[objective].counts.any():
-            raise ValueError(
-                f"Objective '{objective}' should have validation targets. Received: none; raise "
-                "`validation_users`, or hold out more"
-            )
+        self.check_targets([objective])
         weights = np.zeros(len(model.funnel), np.float32)
         weights[model.funnel.index(objective)] = 1
         metrics = self.measure(self.vectors(model, [objective]), objective, weights)
         return {name: value for name, value in metrics.items() if name != "users"}
+
+    def check_targets(self, objectives: Iterable[str]) -> None:
+        """Raises a ValueError when an objective has no target by which epochs could be judged."""
+        for name in objectives:
+            if not self.targets[name].counts.any():
+                raise ValueError(
+                    f"Objective '{name}' should have validation targets. Received: none; raise "
+                    "`validation_users`, or hold out more"
+                )
 
     def popularity(self, train: Mapping[str, Groups], n_items: int) -> dict[str, dict[str, float]]:
         """Metrics of ranking by the number of training users with that behaviour."""

@@ -1,6 +1,8 @@
 """Raw features: what they are, and how they become integers and floats that a tower reads."""
 
 import dataclasses
+import re
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -104,6 +106,31 @@ class Feature:
         known = known[np.isfinite(known)]
         spread = float(known.std()) if len(known) else 0.0
         return cls(name, "numeric", mean=float(known.mean()) if len(known) else 0.0, std=spread or 1.0)
+
+
+def identifiers(names: Iterable[str], reserved: Collection[str] = ()) -> dict[str, str]:
+    """Plain names for feature names of any characters, as TensorFlow wants them for layers and signatures.
+
+    Args:
+        names: different strings.
+        reserved: plain names to avoid.
+
+    Returns:
+        dict of name to identifier, all different; names that are identifiers already stay as they are.
+
+    Example:
+
+    >>> identifiers(["user_id", "home country", "home-country", "weights"], reserved=["weights"])
+    {'user_id': 'user_id', 'home country': 'home_country', 'home-country': 'home_country_', 'weights': 'weights_'}
+    """
+    plain: dict[str, str] = {}
+    for name in names:
+        found = re.sub("[^A-Za-z0-9_]", "_", name)
+        found = found if found[:1].isalpha() else f"f_{found}"
+        while found in plain.values() or found in reserved:
+            found += "_"
+        plain[name] = found
+    return plain
 
 
 class FeatureEncoder(keras.layers.Layer):

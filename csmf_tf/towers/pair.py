@@ -184,10 +184,10 @@ def _select(importance, owned, tau, share, leave=0):
 
 def _normalize_segments(vectors, owner, stage):
     """Divides each segment by its L2 norm."""
-    scale = tf.zeros_like(vectors)
-    # A sum for each segment: one product for all would round otherwise when a stage is added.
+    norms = tf.ones_like(vectors)
     for k in range(1, stage + 1):
         member = owner == k
         squared = tf.reduce_sum(tf.where(member, tf.square(vectors), 0.0), axis=1, keepdims=True)
-        scale = tf.where(member, tf.math.rsqrt(tf.maximum(squared, 1e-12)), scale)
-    return vectors * scale
+        norms = tf.where(member, tf.maximum(squared, 1e-12), norms)
+    # The last bit of `rsqrt` depends on where in a tensor a number stands, and stages to come would move it.
+    return vectors / tf.sqrt(norms)

@@ -6,7 +6,7 @@ import numpy as np
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import MaskedDense, MaskedEmbedding
-from csmf_tf.towers.features import Feature
+from csmf_tf.towers.features import Feature, identifiers
 
 # Spread of new embeddings, and of the output layer where they already reach the output (own choice).
 _SPREAD = 0.05
@@ -60,12 +60,13 @@ class Tower(keras.layers.Layer):
         if len(ids) > 1:
             raise ValueError(f"A tower should have at most one feature of kind 'id'. Received: {ids}")
         self.id_name = ids[0] if ids else None
+        plain = identifiers(names)
         self.tables = {
             f.name: MaskedEmbedding(
                 f.rows,
                 embedding_dim if f.kind == "id" else f.dim,
                 embeddings_initializer=keras.initializers.RandomNormal(stddev=_SPREAD),
-                name=f"table_{f.name}",
+                name=f"table_{plain[f.name]}",
                 dtype=self.dtype_policy,
             )
             for f in self.features
