@@ -21,7 +21,13 @@ FULL_SOFTMAX_ITEMS = 50_000
 VALIDATION_USERS = 1000
 """So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
 
-LEARNING_RATES = {"adam": 0.01, "adamw": 0.01, "adagrad": 0.1, "sgd": 0.1}
+OPTIMIZERS = {
+    "adam": (keras.optimizers.Adam, {"learning_rate": 0.01}),
+    "adamw": (keras.optimizers.AdamW, {"learning_rate": 0.01}),
+    "sgd": (keras.optimizers.SGD, {"learning_rate": 0.1}),
+    # Keras starts the accumulator at 0.1, far above the squares of a mean loss's gradients.
+    "adagrad": (keras.optimizers.Adagrad, {"learning_rate": 0.1, "initial_accumulator_value": 1e-7}),
+}
 
 
 def prepare(config: Config) -> Prepared:
@@ -152,6 +158,6 @@ def optimizer(config: Config, prepared: Prepared) -> Any:
     # Adagrad touches only the table rows that a batch reads; the full softmax reads all of them anyway.
     auto = "adam" if loss_kind(config, prepared) == "full" else "adagrad"
     name = auto if training.optimizer == "auto" else training.optimizer
-    fresh = keras.optimizers.get(name)
-    fresh.learning_rate = training.learning_rate or LEARNING_RATES[name]
-    return fresh
+    given = {"learning_rate": training.learning_rate} if training.learning_rate else {}
+    make, defaults = OPTIMIZERS[name]
+    return make(**(defaults | given))

@@ -164,7 +164,7 @@ class Cascade:
         left = self.model.funnel[self._state.step // len(PHASES) :]
         if missing := [name for name in left if name not in self.data]:
             raise ValueError(
-                f"`data` should hold the data of each objective left to train, {list(left)}. Missing: {missing}"
+                f"`data` should hold each objective left to train, {list(left)}. Missing: {missing}"
             )
         for step in range(self._state.step, total):
             objective = self.model.funnel[step // len(PHASES)]
@@ -207,6 +207,8 @@ class Cascade:
         if self._validate and state.best is None:
             self._judge(objective, phase, {})
         if state.epoch < epochs and state.epoch - state.best_epoch < self.schedule.patience:
+            if self._verbose:
+                print(f"\n{objective}: {phase}, up to {epochs} epochs")
             self.model.fit(
                 self.data[objective].dataset(state.epoch, share),
                 initial_epoch=state.epoch,
@@ -276,7 +278,11 @@ class Cascade:
 
     def _read(self, name, optimizer=None):
         before = self.model.stage, self.model.frozen_stages
-        status = self._checkpoint(optimizer).read(str(self.directory / "checkpoints" / name))
+        path = str(self.directory / "checkpoints" / name)
+        try:
+            status = self._checkpoint(optimizer).read(path)
+        except tf.errors.OpError as error:
+            raise ValueError(f"{path} should be a checkpoint. Received: {error.message}") from error
         status.assert_existing_objects_matched().expect_partial()
         if before != (self.model.stage, self.model.frozen_stages):
             self.model.retrace()

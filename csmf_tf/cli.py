@@ -135,12 +135,13 @@ def _evaluate(args):
     if args.json == "-":
         print(text)
         return
-    print(format_table(results))
     if args.json:
         path = pathlib.Path(args.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".tmp")
         beside.write_text(text + "\n")
         beside.replace(path)
+    print(format_table(results))
 
 
 def _export(args):

@@ -12,6 +12,7 @@ from csmf_tf._keras import tf
 from csmf_tf.config import Config, from_dict
 from csmf_tf.data.groups import Groups
 from csmf_tf.data.simulator import load_truth, rows_of, simulate
+from csmf_tf.data.stream import columns_of
 from csmf_tf.evaluation.metrics import evaluate
 from csmf_tf.evaluation.report import capacity_png, format_capacity, format_table, tradeoff_png, weight_grid
 from csmf_tf.run import Run
@@ -62,7 +63,7 @@ def demo(out: str | os.PathLike[str], data: str | None = None) -> None:
 
 def _config(path: str | os.PathLike[str]) -> Config:
     log = {"path": str(path), "user": "user_id", "item": "item_id", "behavior": "behavior"}
-    timed = True
+    timed = "timestamp" in columns_of(path)
     split = {"kind": "time", "at": 0.9} if timed else {"kind": "item_holdout", "fraction": 0.1}
     return from_dict(
         {

@@ -1,9 +1,10 @@
-"""Runs `csmf-tf fit` once unbroken, and once killed again and again: `killed.py CONFIG UNBROKEN BROKEN MOMENT...`.
+"""Runs `csmf-tf fit` once unbroken, and once killed again and again.
 
-A moment of SIGKILL is `after:SECONDS`, or `PLACE:N`, in the N-th checkpoint that the process writes: `data` (the
-values are written, their index is not), `temp` (only the folder that TensorFlow writes in first is there),
-`state` (the checkpoint is whole, `state.json` still names the last one) or `removal` (of several old files one
-is gone). Each fit runs in a child, forked before TensorFlow has run anything; that saves its import.
+Arguments: CONFIG UNBROKEN BROKEN MOMENT... A moment of SIGKILL is `after:SECONDS`, or `PLACE:N`, in the N-th
+checkpoint that the process writes: `data` (the values are written, their index is not), `temp` (only the
+folder that TensorFlow writes in first is there), `state` (the checkpoint is whole, `state.json` still names
+the last one) or `removal` (of several old files one is gone). Each fit runs in a child, forked before
+TensorFlow has run anything; that saves its import.
 """
 
 import os

@@ -1,4 +1,5 @@
 import gzip
+import re
 import subprocess
 import sys
 import time
@@ -254,3 +255,32 @@ def test_real_logs_read_in_seconds(name, timestamp, rows, users, shared_data):
     if timestamp:
         first, last = (datetime.fromtimestamp(t / 1e6, UTC).date() for t in (log.time.min(), log.time.max()))
         assert (first, last) == (date(2015, 5, 3), date(2015, 9, 18))
+
+
+def test_columns_are_those_of_the_header(tmp_path):
+    names = ["user_id", "what, then", "größe"]
+    text = 'user_id,"what, then",größe\nu1,view,3\n'
+    (tmp_path / "plain.csv").write_text(text, encoding="utf-8-sig")
+    with gzip.open(tmp_path / "packed.csv.gz", "wt", encoding="utf-8") as file:
+        file.write(text)
+    table = pa.table({name: ["x"] for name in names})
+    pq.write_table(table, tmp_path / "one.parquet")
+    (tmp_path / "many").mkdir()
+    pq.write_table(table, tmp_path / "many" / "part-0.parquet")
+    for name in ("plain.csv", "packed.csv.gz", "one.parquet", "many"):
+        assert stream.columns_of(tmp_path / name) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.csv", b"", "should start with a header row. Received: an empty file."),
+        ("broken.csv.gz", b"no gzip at all", "broken.csv.gz could not be read: "),
+        ("broken.parquet", b"no parquet at all", "broken.parquet could not be read: "),
+        ("log.txt", b"user_id\n", "should end in .csv, .csv.gz or .parquet. Received: log.txt."),
+    ],
+)
+def test_columns_of_what_is_no_table_are_an_error(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stream.columns_of(tmp_path / name)

@@ -105,6 +105,32 @@ def stream(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[Chunk]:
         raise ValueError(f"{path} should hold at least one data row. Received: a header and no rows.")
 
 
+def columns_of(path: str | os.PathLike) -> list[str]:
+    r"""Reads the names of the columns of a CSV or Parquet file; of a folder, those of its first file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is empty or damaged.
+
+    Example:
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "log.csv")
+    ...     _ = file.write_text("user_id,item_id\nu1,i1\n")
+    ...     columns_of(file)
+    ['user_id', 'item_id']
+    """
+    file = _files(Path(path))[0]
+    try:
+        if file.suffix not in _PARQUET:
+            return _header(file)
+        with pq.ParquetFile(file) as opened:
+            return list(opened.schema_arrow.names)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file} could not be read: {error}") from error
+
+
 def as_text(column: pa.Array) -> pa.Array:
     """Turns a column into strings; empty strings and NaN become null.
 
@@ -178,14 +204,18 @@ def _read_parquet(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch
         yield from opened.iter_batches(batch_size=_CHUNK_ROWS, columns=list(columns), use_threads=False)
 
 
-def _read_csv(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _header(file: Path) -> list[str]:
     with io.TextIOWrapper(
         pa.input_stream(str(file)), encoding="utf-8-sig", errors="replace", newline=""
     ) as lines:
         header = next(csv.reader(lines), [])
     if not header:
         raise ValueError(f"{file} should start with a header row. Received: an empty file.")
-    _check_columns(file, columns, header)
+    return header
+
+
+def _read_csv(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    _check_columns(file, columns, _header(file))
     ragged: list[pa.csv.InvalidRow] = []
 
     def refuse(row: pa.csv.InvalidRow) -> str:

@@ -120,8 +120,8 @@ def identifiers(names: Iterable[str], reserved: Collection[str] = ()) -> dict[st
 
     Example:
 
-    >>> identifiers(["user_id", "home country", "home-country", "weights"], reserved=["weights"])
-    {'user_id': 'user_id', 'home country': 'home_country', 'home-country': 'home_country_', 'weights': 'weights_'}
+    >>> identifiers(["user_id", "home city", "home-city", "weights"], reserved=["weights"])
+    {'user_id': 'user_id', 'home city': 'home_city', 'home-city': 'home_city_', 'weights': 'weights_'}
     """
     plain: dict[str, str] = {}
     for name in names:

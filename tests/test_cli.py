@@ -1,0 +1,276 @@
+"""The `csmf-tf` command: what each sub-command writes and prints, and what bad input gets."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+
+from csmf_tf._keras import tf
+from csmf_tf.cli import main
+
+FUNNEL = ["view", "cart", "buy"]
+LEAST = {
+    "log": {
+        "path": "log/events.csv.gz",
+        "user": "user_id",
+        "item": "item_id",
+        "behavior": "behavior",
+        "timestamp": "timestamp",
+    },
+    "funnel": FUNNEL,
+    "split": {"kind": "time", "at": 0.8},
+    "model": {"embedding_dim": 64},
+}
+SMALL = ["--set", "model.embedding_dim=8", "--set", "training={epochs: 1, recover_epochs: 1}"]
+
+
+def csmf(*arguments):
+    """Exit code, standard output and standard error of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as leave:
+            code = leave.code
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def determinism():
+    """Calls of `enable_op_determinism`, which would hold for all later tests of the process."""
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.config.experimental, "enable_op_determinism", lambda: calls.append(True))
+        yield calls
+
+
+@pytest.fixture(scope="module")
+def work(determinism, tmp_path_factory):
+    """A folder with a simulated log, a configuration, a fitted run and an export; and what was printed."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "config.yaml").write_text(yaml.safe_dump(LEAST))
+    printed = {
+        "simulate": csmf("simulate", "--users", 100, "--items", 60, "--seed", 5, "--out", folder / "log"),
+        "fit": csmf("fit", folder / "config.yaml", "--out", folder / "run", "--quiet", *SMALL),
+        "export": csmf("export", folder / "run", "--out", folder / "export", "--index", "exact", "-k", 20),
+    }
+    return folder, printed
+
+
+def test_simulate_writes_log_items_and_truth(work):
+    folder, printed = work
+    code, out, err = printed["simulate"]
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"wrote [\d,]+ events to .*events\.csv\.gz\n", out)
+    assert {file.name for file in (folder / "log").iterdir()} == {
+        "events.csv.gz",
+        "items.csv.gz",
+        "truth.npz",
+    }
+
+
+def test_fit_makes_a_run_and_prints_the_capacity(work, determinism):
+    folder, printed = work
+    code, out, _ = printed["fit"]
+    assert code == 0
+    assert determinism
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert names >= {"config.yaml", "data", "state.json", "checkpoints", "tensorboard", "capacity.png"}
+    assert "val_recall@50" in out
+    assert "capacity: share of each layer per owner" in out
+    assert f"measure it with `csmf-tf evaluate {folder / 'run'}`" in out
+    written = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    assert written["model"]["embedding_dim"] == 8
+    assert written["log"]["path"] == str(folder / "log" / "events.csv.gz")
+
+
+def test_fit_on_a_finished_run_trains_no_more(work):
+    folder, _ = work
+    before = (folder / "run" / "state.json").read_text()
+    code, out, err = csmf("fit", folder / "config.yaml", "--out", folder / "run", *SMALL)
+    assert (code, err) == (0, "")
+    assert "Epoch" not in out
+    assert (folder / "run" / "state.json").read_text() == before
+
+
+def test_evaluate_prints_a_table_and_writes_json(work, tmp_path):
+    folder, _ = work
+    code, out, err = csmf("evaluate", folder / "run", "--json", tmp_path / "new" / "metrics.json")
+    assert (code, err) == (0, "")
+    for word in [*FUNNEL, "popularity", "recall@50", "ndcg@50"]:
+        assert word.lower() in out.lower()
+    results = json.loads((tmp_path / "new" / "metrics.json").read_text())
+    assert list(results["objectives"]) == list(results["fused"]) == FUNNEL
+    assert list(results["baselines"]["popularity"]) == FUNNEL
+    for metrics in results["objectives"].values():
+        assert set(metrics) >= {"recall@50", "ndcg@50", "users"}
+    assert {"unknown_users", "unknown_items"} <= set(results)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["metrics.json"]
+    code, out, _ = csmf("evaluate", folder / "run", "--json", "-")
+    assert code == 0
+    assert json.loads(out) == results
+
+
+def test_export_writes_one_version_after_the_other(work, tmp_path):
+    folder, printed = work
+    assert printed["export"][:2] == (0, f"wrote {folder / 'export' / '1'}\n")
+    for index, version in (("exact", 1), ("scann", 2)):
+        code, out, err = csmf("export", folder / "run", "--out", tmp_path / "export", "--index", index)
+        assert (code, out, err) == (0, f"wrote {tmp_path / 'export' / str(version)}\n", "")
+    code, out, err = csmf("query", tmp_path / "export", "--user", "u17", "--json")
+    assert (code, err) == (0, "")
+    assert len(json.loads(out)) == 10
+
+
+def test_query_ranks_items_under_the_weights(work):
+    folder, _ = work
+
+    def answer(*arguments):
+        code, out, err = csmf("query", folder / "export", "--user", "u17", "--json", *arguments)
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    ten = answer()
+    assert len(ten) == len({row["item"] for row in ten}) == 10
+    assert [row["score"] for row in ten] == sorted((row["score"] for row in ten), reverse=True)
+    assert answer("--weights", "view=1,cart=1,buy=1") == ten
+    once, twice = answer("--weights", "view=1,buy=3"), answer("--weights", "view=2, buy=6")
+    assert [row["item"] for row in once] == [row["item"] for row in twice]
+    assert [row["score"] * 2 for row in once] == pytest.approx([row["score"] for row in twice])
+    assert once != ten
+    code, out, _ = csmf("query", folder / "export", "--user", "u17", "-k", 3)
+    assert code == 0
+    shown = [line.split() for line in out.splitlines()]
+    assert [(int(rank), item) for rank, _, item in shown] == [
+        (n, row["item"]) for n, row in enumerate(ten[:3], start=1)
+    ]
+
+
+def test_query_for_a_stranger_answers_with_a_note(work):
+    folder, _ = work
+    code, out, err = csmf("query", folder / "export", "--user", "nobody", "-k", 4)
+    assert code == 0
+    assert len(out.splitlines()) == 4
+    assert err.startswith("csmf-tf: note: user 'nobody' is not known")
+
+
+# Arguments, and what standard error says; {work} is the folder, {config} a copy of the configuration in it.
+BAD = {
+    "no such configuration": ("fit {work}/none.yaml --out {new}", "none.yaml"),
+    "unknown key": (
+        "fit {config} --out {new} --set model.embeding_dim=8",
+        "Unknown key `model.embeding_dim`. Did you mean `model.embedding_dim`?",
+    ),
+    "wrong type": (
+        "fit {config} --out {new} --set training.epochs=many",
+        "`training.epochs` should be an integer >= 1. Received: training.epochs='many'",
+    ),
+    "override without a value": (
+        "fit {config} --out {new} --set training.epochs",
+        "`--set` should be key=value, e.g. model.embedding_dim=64. Received: 'training.epochs'.",
+    ),
+    "no such log": ("fit {config} --out {new} --set log.path=none.csv", "There is no file {work}/none.csv"),
+    "no such column": (
+        "fit {config} --out {new} --set log.user=userid",
+        "which lack `userid`. Did you mean `user_id`?",
+    ),
+    "unknown behaviour": (
+        "fit {config} --out {new} --set funnel=[view,cart]",
+        "be a behaviour of the funnel (view, cart); name others in `ignore` to skip them. Received: 'buy'.",
+    ),
+    "behaviour without events": (
+        "fit {config} --out {new} --set funnel=[view,cart,buy,review]",
+        "Received: no event of review.",
+    ),
+    "time split without times": (
+        "fit {config} --out {new} --set log.timestamp=null",
+        "`split.kind: time` should come with a timestamp column.",
+    ),
+    "another configuration": (
+        "fit {config} --out {work}/run --set model.embedding_dim=16",
+        "Received changes: model.embedding_dim: 8 -> 16",
+    ),
+    "no run to evaluate": ("evaluate {work}/log", "{work}/log should be the directory of a run."),
+    "no run to export": ("export {new} --out {new}", "{new} should be the directory of a run."),
+    "unfinished run": ("evaluate {unfinished}", "should have a finished stage. Received: none"),
+    "lost checkpoint": ("evaluate {lost}", "should be a checkpoint. Received:"),
+    "a folder for the JSON file": ("evaluate {work}/run --json {work}/log", "Is a directory: "),
+    "export of no results": (
+        "export {work}/run --out {new} --index exact -k 0",
+        "`k` should be a positive integer. Received: k=0",
+    ),
+    "unknown index": ("export {work}/run --out {new} --index tree", "invalid choice: 'tree'"),
+    "nothing exported": ("query {work}/run --user u1", "`directory` should hold exported versions"),
+    "too many results": (
+        "query {work}/export --user u1 -k 21",
+        "`k` should be at most 20, the results that this export returns for a query. Received: k=21",
+    ),
+    "weights of another form": (
+        "query {work}/export --user u1 --weights view:1",
+        "`--weights` should look like view=1,buy=3. Received: 'view:1' in 'view:1'",
+    ),
+    "weights of an unknown objective": (
+        "query {work}/export --user u1 --weights view=1,like=2",
+        "should name objectives of ['view', 'cart', 'buy']. Unknown: ['like'].",
+    ),
+    "negative weights": ("query {work}/export --user u1 --weights view=-1", "`weights` should be"),
+    "weights that are all zero": ("query {work}/export --user u1 --weights view=0", "`weights` should"),
+    "no user": ("query {work}/export", "the following arguments are required: --user"),
+    "no users to simulate": (
+        "simulate --users 0 --items 9 --out {new}",
+        "`users` should be an integer >= 1. Received: users=0.",
+    ),
+    "users that are no number": ("simulate --users few --items 9 --out {new}", "invalid int value: 'few'"),
+    "no such demo log": ("demo --out {new} --data {work}/none.csv", "There is no file {work}/none.csv"),
+    "no command": ("", "the following arguments are required: COMMAND"),
+    "unknown command": ("train", "invalid choice: 'train'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told_without_a_traceback(case, work, tmp_path):
+    folder, _ = work
+    config = folder / "small.yaml"
+    config.write_text(yaml.safe_dump(LEAST | {"model": {"embedding_dim": 8}, "training": {"epochs": 1}}))
+    places = {"work": folder, "new": tmp_path / "new", "config": config}
+    for name in ("unfinished", "lost"):
+        if f"{{{name}}}" in BAD[case][0]:
+            places[name] = tmp_path / name
+            shutil.copytree(folder / "run", places[name])
+            gone = {"unfinished": "state.json", "lost": "checkpoints"}[name]
+            path = places[name] / gone
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    command, message = (text.format(**places) for text in BAD[case])
+    if case == "another configuration":
+        command += " --set training.recover_epochs=1"
+    code, out, err = csmf(*command.split())
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not out
+    assert len(err.splitlines()) == 1 or err.startswith("usage: ")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        main(["evaluate", str(tmp_path), "--debug"])
+
+
+@pytest.mark.parametrize("name", ["simulate", "fit", "evaluate", "export", "query", "demo"])
+def test_help_shows_an_example_that_parses(name):
+    code, out, _ = csmf(name, "--help")
+    assert code == 0
+    (example,) = re.findall(rf"example: csmf-tf ({name} .*)", out)
+    options = set(re.findall(r"(?<!\S)(-{1,2}\w+)", example))
+    assert options <= set(re.findall(r"(?<!\S)(-{1,2}\w+)", out.partition("example:")[0]))
+    assert name in csmf("--help")[1]
+
+
+def test_version_is_that_of_the_package():
+    import csmf_tf
+
+    assert csmf("--version")[:2] == (0, f"csmf-tf {csmf_tf.__version__}\n")
