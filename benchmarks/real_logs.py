@@ -1,6 +1,6 @@
 """Fits the default configuration on a real event log and measures it after every stage.
 
-    .venv/bin/python benchmarks/real_logs.py taobao [--folder ../shared/data] [--seed 0]
+    .venv/bin/python benchmarks/real_logs.py [taobao] [retailrocket] [--folder ../shared/data] [--seed 0]
 
 Prints the metrics of each objective after each stage and of popularity on the test events, over the full
 catalogue, then one line of JSON. The logs are not part of the project; `--folder` says where they are.
@@ -25,44 +25,42 @@ SPLITS = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("log", choices=SPLITS)
-    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("../shared/data"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/bench"))
-    args = parser.parse_args()
-
-    timed = {"timestamp": "timestamp"} if SPLITS[args.log]["kind"] == "time" else {}
-    path = args.folder / args.log / "events.csv.gz"
+def measure(name: str, args: argparse.Namespace) -> dict:
+    """Fits one log, prints its table and returns the metrics with their setting."""
+    timed = {"timestamp": "timestamp"} if SPLITS[name]["kind"] == "time" else {}
+    path = args.folder / name / "events.csv.gz"
     config = from_dict(
         {
             "log": {"path": str(path), "user": "user_id", "item": "item_id", "behavior": "behavior", **timed},
             "funnel": ["view", "cart", "buy"],
-            "split": SPLITS[args.log],
+            "split": SPLITS[name],
             "training": {"seed": args.seed},
         }
     )
-    directory = args.out / f"{args.log}-{args.seed}"
+    directory = args.out / f"{name}-{args.seed}"
     shutil.rmtree(directory, ignore_errors=True)
-    tf.config.experimental.enable_op_determinism()
     started = time.monotonic()
     run = Run(directory, config)
     log = run.fit(verbose=2)
     minutes = (time.monotonic() - started) / 60
     results = run.evaluate()
-    print(stage_table(log, {"popularity": results["baselines"]["popularity"]}))
+    print(f"\n{name}\n{stage_table(log, {'popularity': results['baselines']['popularity']})}\n")
     owner = run.model.owner.tolist()
-    setting = {
-        "log": args.log,
-        "seed": args.seed,
-        "split": SPLITS[args.log],
-        "coordinates": [owner.count(stage) for stage in range(1, 4)],
-        "cores": os.cpu_count(),
-        "tensorflow": tf.__version__,
-        "csmf_tf": csmf_tf.__version__,
-    }
-    print(json.dumps({"minutes": round(minutes, 1), **results, "setting": setting}))
+    coordinates = [owner.count(stage) for stage in range(1, 4)]
+    return {"minutes": round(minutes, 1), **results, "split": SPLITS[name], "coordinates": coordinates}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("logs", nargs="*", choices=[[], *SPLITS], help="default: all")
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("../shared/data"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/bench"))
+    args = parser.parse_args()
+    tf.config.experimental.enable_op_determinism()
+    results = {name: measure(name, args) for name in args.logs or SPLITS}
+    versions = {"tensorflow": tf.__version__, "csmf_tf": csmf_tf.__version__}
+    print(json.dumps({**results, "setting": {"seed": args.seed, "cores": os.cpu_count(), **versions}}))
 
 
 if __name__ == "__main__":

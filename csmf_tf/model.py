@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_recommenders as tfrs
 
 from csmf_tf._keras import keras, tf
-from csmf_tf.losses import accidental_hits, adaptive_margin, softmax_nll
+from csmf_tf.losses import StageLoss
 from csmf_tf.towers.features import CHUNK
 from csmf_tf.towers.pair import TowerPair
 
@@ -47,9 +47,9 @@ class CSMF(tfrs.models.Model):
             negatives).
         in_batch_negatives: whether other rows' positives serve as negatives (`"sampled"` only).
         margin: `m0` of the adaptive margin (AML), from the second stage on; 0 switches it off.
-        l2: strength of `l2 * noise * (sum_u |u - b|^2 + sum_i |v|^2)` beside the summed log-likelihood, over the
-            coordinates of the stage in training; `noise` is that of the stage's data, see `StageData`, and `b`
-            the bias of the user tower's output.
+        l2: strength of `l2 * noise * (sum_u |u - b|^2 + sum_i |v|^2)` beside the summed log-likelihood,
+            over the coordinates of the stage in training; `noise` is that of the stage's data, see
+            `StageData`, and `b` the bias of the user tower's output.
         l2_balance: factor by which the items' side is stronger than `l2` and the users' weaker. The optimum
             is the same for every balance, as one side may be scaled up and the other down, but the way there
             is not: with a strong item side users learn slowly, which regularises (own choice).
@@ -350,90 +350,32 @@ class CSMF(tfrs.models.Model):
             self._check_in_training("fit")
         if not stage:
             raise ValueError("`evaluate` should come after `begin(objective)`. Received: no stage has begun")
-        loss = self._full_loss if self.loss_kind == "full" else self._sampled_loss
-        return loss(inputs, self.embed_users(inputs["user"], stage), stage)
-
-    def _full_loss(self, inputs, users, stage):
-        items = self.embed_items(self._catalogue, stage)
-        row, positive = inputs["row"], inputs["item"]
-        logits = tf.matmul(users, items, transpose_b=True)
-        if self.margin and stage > 1:
-            upstream = tf.matmul(self._upstream(users, stage), items, transpose_b=True)
-            logits = tf.gather(logits, row) + self._margins(tf.gather(upstream, row), positive, stage)
-            nll = softmax_nll(logits, positive)
-        else:
-            nll = softmax_nll(logits, positive, row)
-        rows = tf.cast(tf.shape(users)[0], tf.float32)
-        return (
-            tf.reduce_sum(nll) / rows
-            + self._l2_user * tf.reduce_mean(self._user_norm(users, stage) * inputs["user_l2"])
-            + self._l2_item * tf.reduce_sum(self._own_norm(items, stage)) * inputs["catalogue_l2"]
-        )
-
-    def _sampled_loss(self, inputs, users, stage):
-        positive_item = inputs["item"]
-        rows, dim = tf.shape(users)[0], users.shape[1]
-        positive = tf.range(rows)
-        shared_items = tf.concat([positive_item, inputs["negatives"]], axis=0)
+        users = self.embed_users(inputs["user"], stage)
+        loss = self._stage_loss(stage)
+        if self.loss_kind == "full":
+            return loss.full(users, self.embed_items(self._catalogue, stage), inputs)
+        shared = self._embed_codes(tf.concat([inputs["item"], inputs["negatives"]], axis=0), stage)
         funnel_items = inputs["funnel_negatives"]
-        shared = self._embed_codes(shared_items, stage)
         funnel = self._embed_codes(tf.reshape(tf.maximum(funnel_items, 0), [-1]), stage)
-        funnel = tf.reshape(funnel, [rows, tf.shape(funnel_items)[1], dim])
+        funnel = tf.reshape(funnel, [tf.shape(users)[0], tf.shape(funnel_items)[1], users.shape[1]])
+        return loss.sampled(users, shared, funnel, inputs, self.in_batch_negatives)
 
-        def beside(of_shared, of_funnel):
-            # To join nothing would still copy all scores.
-            return of_shared if funnel_items.shape[1] == 0 else tf.concat([of_shared, of_funnel], axis=1)
-
-        def scores(u):
-            return beside(tf.matmul(u, shared, transpose_b=True), tf.einsum("rd,rhd->rh", u, funnel))
-
-        # The row's positive and its funnel negatives are chosen, not sampled: they have no correction.
-        log_q = inputs["log_q"]
-        logits = tf.nn.bias_add(scores(users), -tf.pad(log_q, [[0, tf.shape(funnel_items)[1]]]))
-        logits = tf.tensor_scatter_nd_add(
-            logits, tf.stack([positive, positive], axis=1), tf.gather(log_q, positive)
+    def _stage_loss(self, stage):
+        output = self.towers.user.output_layer
+        # Normalised vectors are no sum of a bias and a taste.
+        normalize = self.towers.normalize
+        return StageLoss(
+            tf.cast(output.owner, tf.int32),
+            stage,
+            margin=self.margin,
+            temperature=self.temperatures[stage - 1] if normalize else 1.0,
+            l2=self.l2,
+            l2_balance=self.l2_balance,
+            bias=None if normalize else tf.cast(output.bias, tf.float32),
         )
-        if self.margin and stage > 1:
-            logits += self._margins(scores(self._upstream(users, stage)), positive, stage)
-        excluded = accidental_hits(positive_item, shared_items, positive)
-        if not self.in_batch_negatives:
-            own = tf.eye(rows, tf.size(shared_items), dtype=tf.bool)
-            excluded |= (tf.range(tf.size(shared_items)) < rows) & ~own
-        nll = softmax_nll(logits, positive, excluded=beside(excluded, funnel_items < 0))
-        if not self.l2:
-            return tf.reduce_mean(nll)
-        user_norm = self._user_norm(users, stage) * inputs["user_l2"]
-        item_norm = self._own_norm(shared[:rows], stage) * inputs["item_l2"]
-        return tf.reduce_mean(nll + self._l2_user * user_norm + self._l2_item * item_norm)
-
-    @property
-    def _l2_user(self):
-        return self.l2 / self.l2_balance
-
-    @property
-    def _l2_item(self):
-        return self.l2 * self.l2_balance
 
     def _embed_codes(self, codes, stage):
         return self.embed_items({k: tf.gather(v, codes) for k, v in self._catalogue.items()}, stage)
-
-    def _upstream(self, users, stage):
-        return tf.where(tf.cast(self.towers.user.output_layer.owner, tf.int32) < stage, users, 0.0)
-
-    def _margins(self, upstream, positive, stage):
-        temperature = self.temperatures[stage - 1] if self.towers.normalize else 1.0
-        return adaptive_margin(upstream, positive, self.margin, temperature)
-
-    def _user_norm(self, users, stage):
-        # Like any bias, that of the users is free of L2: popularity costs nothing, taste does. Normalised
-        # vectors are no sum of the two.
-        if not self.towers.normalize:
-            users -= tf.cast(self.towers.user.output_layer.bias, tf.float32)
-        return self._own_norm(users, stage)
-
-    def _own_norm(self, vectors, stage):
-        own = tf.cast(self.towers.user.output_layer.owner, tf.int32) == stage
-        return tf.reduce_sum(tf.square(tf.where(own, vectors, 0.0)), axis=1)
 
     def get_config(self):
         return {

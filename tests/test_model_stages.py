@@ -301,13 +301,14 @@ def test_prune_by_tau_frees_a_share_of_the_l1_mass_of_the_geometric_mean():
     rng = np.random.default_rng(2)
     for live in model.trainable_variables:
         live.assign(rng.normal(size=live.shape) * rng.uniform(0.1, 3, live.shape[-1:]))
-    users, items = (
-        sum(
-            np.abs(layer.merged_weights()[0]).astype(np.float64).sum(axis=0) for layer in tower.segment_layers
-        )
-        for tower in (model.towers.user, model.towers.item)
-    )
-    importance = np.sqrt(users * items)
+
+    def l1(tower, name):
+        kernel, bias = (weight.astype(np.float64) for weight in tower.output_layer.merged_weights())
+        # What an id gets at least: its own row and the bias.
+        rows = tower.tables[name].merged_weights()[0] + bias
+        return np.abs(kernel).sum(axis=0) + np.abs(rows).sum(axis=0)
+
+    importance = np.sqrt(l1(model.towers.user, "user_id") * l1(model.towers.item, "item_id"))
     order = np.argsort(importance)
     smallest = np.cumsum(importance[order]) <= 0.4 * importance.sum()
     pruned = model.prune(tau=0.4)["embedding"]
@@ -427,7 +428,6 @@ CASES = {
     "mixed_bfloat16": (lambda: OPTIMIZERS.Adam(0.05), {"policy": "mixed_bfloat16"}, {}),
     "jit_compile": (lambda: OPTIMIZERS.Adam(0.05), {}, {"jit_compile": True}),
     "sampled with margin": (lambda: OPTIMIZERS.Adagrad(0.1), {"loss": "sampled", "margin": 0.5}, {}),
-    "no hidden layer": (lambda: OPTIMIZERS.Adam(0.05), {"hidden": ()}, {}),
 }
 GRANULARITIES = {
     "unit": {"granularity": "unit"},

@@ -1,0 +1,112 @@
+"""The loss of one stage, from the vectors of users and items."""
+
+from csmf_tf._keras import tf
+from csmf_tf.losses.adaptive_margin import adaptive_margin
+from csmf_tf.losses.retrieval import accidental_hits, softmax_nll
+
+
+class StageLoss:
+    """Mean over the rows of the summed negative log-likelihood, plus the L2 term.
+
+    `L = mean_r [nll_r + l2 / balance * user_l2_r * |u_r - b|^2] + l2 * balance * item_l2 * |v|^2`, the norms
+    over the coordinates that the stage owns (own choice); batches hold the weights `user_l2`, `item_l2` and
+    `catalogue_l2`, see `csmf_tf.CSMF`.
+
+    Args:
+        owner: int tensor [D], the owner of each coordinate.
+        stage: the stage in training.
+        margin: `m0` of the adaptive margin, 0 for none; used from the second stage on.
+        temperature: by which the scores were divided.
+        l2: strength of the L2 term.
+        l2_balance: factor by which the items' side is stronger than `l2` and the users' weaker.
+        bias: float tensor [D], `b`: what all users have in common, free of L2; None for nothing.
+    """
+
+    def __init__(self, owner, stage, margin=0.0, temperature=1.0, l2=0.0, l2_balance=1.0, bias=None):
+        self._own = owner == stage
+        self._upstream = owner < stage
+        self._margin = margin if stage > 1 else 0.0
+        self._temperature = temperature
+        self._l2_users, self._l2_items = l2 / l2_balance, l2 * l2_balance
+        self._bias = bias
+
+    def full(self, users, items, batch):
+        """The softmax over the whole catalogue.
+
+        Args:
+            users: float32 [R, D].
+            items: float32 [N, D], all items.
+            batch: dict with `row`, `item`, `user_l2` and `catalogue_l2`.
+
+        Returns:
+            float32 scalar.
+        """
+        row, positive = batch["row"], batch["item"]
+        logits = tf.matmul(users, items, transpose_b=True)
+        if self._margin:
+            upstream = tf.matmul(self._upstream_part(users), items, transpose_b=True)
+            logits = tf.gather(logits, row) + self._margins(tf.gather(upstream, row), positive)
+            nll = softmax_nll(logits, positive)
+        else:
+            nll = softmax_nll(logits, positive, row)
+        return (
+            tf.reduce_sum(nll) / tf.cast(tf.shape(users)[0], tf.float32)
+            + self._l2_users * tf.reduce_mean(self._user_norm(users) * batch["user_l2"])
+            + self._l2_items * tf.reduce_sum(self._norm(items)) * batch["catalogue_l2"]
+        )
+
+    def sampled(self, users, shared, funnel, batch, in_batch=True):
+        """The softmax over the positives and negatives of the batch; row r has positive r.
+
+        Args:
+            users: float32 [R, D].
+            shared: float32 [R + M, D], the positives' items and then the uniform negatives.
+            funnel: float32 [R, H, D], each row's funnel negatives.
+            batch: dict with `item`, `negatives`, `funnel_negatives`, `log_q`, `user_l2` and `item_l2`.
+            in_batch: whether the other rows' positives are negatives.
+
+        Returns:
+            float32 scalar.
+        """
+        shared_items = tf.concat([batch["item"], batch["negatives"]], axis=0)
+        funnel_items = batch["funnel_negatives"]
+        rows, width = tf.shape(users)[0], tf.shape(funnel_items)[1]
+        positive = tf.range(rows)
+
+        def beside(of_shared, of_funnel):
+            # To join nothing would still copy all scores.
+            return of_shared if funnel_items.shape[1] == 0 else tf.concat([of_shared, of_funnel], axis=1)
+
+        def scores(u):
+            return beside(tf.matmul(u, shared, transpose_b=True), tf.einsum("rd,rhd->rh", u, funnel))
+
+        # The row's positive and its funnel negatives are chosen, not sampled: they have no correction.
+        logits = tf.nn.bias_add(scores(users), -tf.pad(batch["log_q"], [[0, width]]))
+        logits = tf.tensor_scatter_nd_add(
+            logits, tf.stack([positive, positive], axis=1), tf.gather(batch["log_q"], positive)
+        )
+        if self._margin:
+            logits += self._margins(scores(self._upstream_part(users)), positive)
+        excluded = accidental_hits(batch["item"], shared_items, positive)
+        if not in_batch:
+            own = tf.eye(rows, tf.size(shared_items), dtype=tf.bool)
+            excluded |= (tf.range(tf.size(shared_items)) < rows) & ~own
+        nll = softmax_nll(logits, positive, excluded=beside(excluded, funnel_items < 0))
+        if not self._l2_users:
+            return tf.reduce_mean(nll)
+        user_term = self._l2_users * self._user_norm(users) * batch["user_l2"]
+        item_term = self._l2_items * self._norm(shared[:rows]) * batch["item_l2"]
+        return tf.reduce_mean(nll + user_term + item_term)
+
+    def _upstream_part(self, users):
+        return tf.where(self._upstream, users, 0.0)
+
+    def _margins(self, upstream, positive):
+        return adaptive_margin(upstream, positive, self._margin, self._temperature)
+
+    def _user_norm(self, users):
+        # Like any bias, that of the users is free of L2: popularity costs nothing, taste does.
+        return self._norm(users if self._bias is None else users - self._bias)
+
+    def _norm(self, vectors):
+        return tf.reduce_sum(tf.square(tf.where(self._own, vectors, 0.0)), axis=1)
