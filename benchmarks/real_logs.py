@@ -52,7 +52,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("logs", nargs="*", choices=[[], *SPLITS], help="default: all")
+    parser.add_argument("logs", nargs="*", choices=[[], *SPLITS], metavar="LOG", help="default: all")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("../shared/data"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/bench"))
