@@ -18,8 +18,11 @@ venv: .venv/filled  ## make .venv from requirements.lock, with the csmf-tf comma
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: venv  ## run the cascade on a simulated log, or on DATA=path; results in build/demo
-	$(BIN)/csmf-tf demo $(if $(DATA),--data "$(DATA)") --out build/demo
+# Each log has a folder of its own, in which a killed demo goes on.
+OUT ?= build/demo$(if $(DATA),-$(firstword $(subst ., ,$(notdir $(DATA)))))
+
+demo: venv  ## run the cascade on a simulated log, or on DATA=path; results in OUT, default build/demo
+	$(BIN)/csmf-tf demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
 lint: venv  ## ruff and mypy
 	$(BIN)/ruff check
