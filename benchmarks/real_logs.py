@@ -15,7 +15,7 @@ import time
 
 import csmf_tf
 from csmf_tf._keras import tf
-from csmf_tf.config import from_dict
+from csmf_tf.config import load_config
 from csmf_tf.demo import stage_table
 from csmf_tf.run import Run
 
@@ -29,14 +29,12 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     """Fits one log, prints its table and returns the metrics with their setting."""
     timed = {"timestamp": "timestamp"} if SPLITS[name]["kind"] == "time" else {}
     path = args.folder / name / "events.csv.gz"
-    config = from_dict(
-        {
-            "log": {"path": str(path), "user": "user_id", "item": "item_id", "behavior": "behavior", **timed},
-            "funnel": ["view", "cart", "buy"],
-            "split": SPLITS[name],
-            "training": {"seed": args.seed},
-        }
-    )
+    columns = {"user": "user_id", "item": "item_id", "behavior": "behavior", **timed}
+    least = {"log": {"path": str(path.absolute()), **columns}, "funnel": ["view", "cart", "buy"]}
+    args.out.mkdir(parents=True, exist_ok=True)
+    written = args.out / f"{name}.yaml"
+    written.write_text(json.dumps({**least, "split": SPLITS[name], "training": {"seed": args.seed}}))
+    config = load_config(written, args.set)
     directory = args.out / f"{name}-{args.seed}"
     shutil.rmtree(directory, ignore_errors=True)
     started = time.monotonic()
@@ -55,12 +53,22 @@ def main():
     parser.add_argument("logs", nargs="*", choices=[[], *SPLITS], metavar="LOG", help="default: all")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("../shared/data"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in csmf-tf fit")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/bench"))
     args = parser.parse_args()
     tf.config.experimental.enable_op_determinism()
-    results = {name: measure(name, args) for name in args.logs or SPLITS}
+    results = {}
+    for name in args.logs or SPLITS:
+        if (args.folder / name).exists():
+            results[name] = measure(name, args)
+        else:
+            print(f"left out {name}: there is no {args.folder / name}")
     versions = {"tensorflow": tf.__version__, "csmf_tf": csmf_tf.__version__}
-    print(json.dumps({**results, "setting": {"seed": args.seed, "cores": os.cpu_count(), **versions}}))
+    print(
+        json.dumps(
+            {**results, "setting": {"seed": args.seed, "set": args.set, "cores": os.cpu_count(), **versions}}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from csmf_tf.masking import MaskedDense as MaskedDense
     from csmf_tf.masking import MaskedEinsumDense as MaskedEinsumDense
     from csmf_tf.masking import MaskedEmbedding as MaskedEmbedding
+    from csmf_tf.masking import propagate_owners as propagate_owners
     from csmf_tf.model import CSMF as CSMF
+    from csmf_tf.run import Run as Run
     from csmf_tf.serving.export import export as export
     from csmf_tf.serving.query import query as query
 
@@ -37,8 +39,10 @@ _MODULES = {
     "MaskedDense": "csmf_tf.masking",
     "MaskedEinsumDense": "csmf_tf.masking",
     "MaskedEmbedding": "csmf_tf.masking",
+    "Run": "csmf_tf.run",
     "export": "csmf_tf.serving.export",
     "load_config": "csmf_tf.config",
+    "propagate_owners": "csmf_tf.masking",
     "query": "csmf_tf.serving.query",
     "read_log": "csmf_tf.data.log",
     "simulate": "csmf_tf.data.simulator",

@@ -1,13 +1,18 @@
 """From a configuration and prepared data to the parts of a run: model, user features, batches, optimizer."""
 
+import hashlib
+import os
+import pathlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from csmf_tf._keras import keras
 from csmf_tf.config import Config, to_dict
+from csmf_tf.data.further import add_behavior
 from csmf_tf.data.log import EventLog, read_log
-from csmf_tf.data.splits import split_log
+from csmf_tf.data.splits import Split, split_log
 from csmf_tf.data.stages import Batching
 from csmf_tf.data.store import Prepared
 from csmf_tf.data.tables import align, pad_lists, read_table
@@ -17,6 +22,9 @@ from csmf_tf.towers import Feature
 
 FULL_SOFTMAX_ITEMS = 50_000
 """Up to so many items `loss: {kind: auto}` is the softmax over the whole catalogue (own choice)."""
+
+DENSE_OPTIMIZER_ROWS = 50_000
+"""Up to so many users `optimizer: auto` may be Adam, which updates every row of a table at each step."""
 
 VALIDATION_USERS = 1000
 """So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
@@ -54,18 +62,48 @@ def prepare(config: Config) -> Prepared:
     )
 
 
+def further_split(
+    config: Config, split: Split, name: str, path: str | os.PathLike[str] | None = None
+) -> Split:
+    """The split with one behaviour more, read from a log like the configuration's."""
+    log, known = config.log, split.train
+    events = read_log(
+        log.path if path is None else path,
+        user=log.user,
+        item=log.item,
+        behavior=log.behavior,
+        timestamp=log.timestamp,
+        funnel=[name],
+        ignore=[other for other in (*known.funnel, *log.ignore) if other != name],
+        users=known.users,
+        items=known.items,
+    )
+    return add_behavior(split, events, config.split.kind, config.split.seed)
+
+
 def _table(path, id_column, kinds, ids):
     table = read_table(path, id_column, kinds) if kinds else {id_column: ids}
     return align(table, id_column, ids)
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """SHA-256 of the files that a configuration names, by path; those that are gone are left out."""
+    paths = [pathlib.Path(path) for path in (config.log.path, config.log.users, config.log.items) if path]
+    return {str(path): _digest(path) for path in paths if path.exists()}
+
+
+def _digest(path):
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with open(file, "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def build_model(config: Config, prepared: Prepared) -> CSMF:
     """The untrained model of a configuration, with its catalogue; the same for the same seed."""
     settings, loss = config.model, config.loss
     keras.utils.set_random_seed(config.training.seed)
-    keras.mixed_precision.set_global_policy(
-        "mixed_bfloat16" if config.training.mixed_precision else "float32"
-    )
     model = CSMF(
         config.funnel,
         _user_features(config, prepared),
@@ -80,6 +118,7 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
         margin=loss.margin,
         l2=loss.l2,
         l2_balance=loss.l2_balance,
+        dtype="mixed_bfloat16" if config.training.mixed_precision else "float32",
     )
     model.set_catalogue(prepared.split.train.items, pad_lists(prepared.items))
     return model
@@ -116,6 +155,8 @@ def _features(config, raw, kinds, with_id):
 def user_features(config: Config, prepared: Prepared, model: CSMF, log: EventLog) -> UserFeatures:
     """What the user tower reads of each user, with histories made of `log`."""
     encoder, length = model.towers.user_encoder, config.model.history.length
+    # The towers read no history of objectives that came later.
+    log = replace(log.take(log.behavior < len(config.funnel)), funnel=config.funnel)
     return UserFeatures(
         encoder.encode(pad_lists(prepared.users), skip="history"),
         log,
@@ -137,6 +178,11 @@ def batching(config: Config, prepared: Prepared) -> Batching:
     """How positives become batches."""
     train, loss, kind = prepared.split.train, config.loss, loss_kind(config, prepared)
     rows_are_users = kind == "full" and not (config.model.history.length and train.time is not None)
+    if rows_are_users and config.training.jit_compile:
+        raise ValueError(
+            "`training.jit_compile` should go with batches of fixed shape. Received: jit_compile=True with "
+            "the full softmax by users, where XLA compiles every batch anew; write `loss: {kind: sampled}`"
+        )
     # Some 60 steps an epoch, so that epochs of small logs learn too.
     by_users = int(np.clip(len(train.users) // 60, 32, 256))
     return Batching(
@@ -155,8 +201,9 @@ def batching(config: Config, prepared: Prepared) -> Batching:
 def optimizer(config: Config, prepared: Prepared) -> Any:
     """A fresh Keras optimizer."""
     training = config.training
-    # Adagrad touches only the table rows that a batch reads; the full softmax reads all of them anyway.
-    auto = "adam" if loss_kind(config, prepared) == "full" else "adagrad"
+    # Adagrad touches only the rows that a batch reads; the full softmax reads all items, but not all users.
+    few_users = len(prepared.split.train.users) <= DENSE_OPTIMIZER_ROWS
+    auto = "adam" if loss_kind(config, prepared) == "full" and few_users else "adagrad"
     name = auto if training.optimizer == "auto" else training.optimizer
     given = {"learning_rate": training.learning_rate} if training.learning_rate else {}
     make, defaults = OPTIMIZERS[name]

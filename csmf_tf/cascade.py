@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from csmf_tf._keras import keras, tf
 from csmf_tf.data.stages import StageData
 from csmf_tf.model import CSMF
@@ -28,6 +30,11 @@ class Schedule:
         tau: the share of each layer's L1 mass to free, one for all objectives or one for each. Give `shares`
             or `tau`; with neither, shares are proportional to 1 / k^1.5 for stage k (own choice).
         seed: seed of new weights.
+
+    Example:
+
+    >>> Schedule(epochs=5, shares=[0.7, 0.2]).pruning(stages=2)
+    [{'share': 0.7}, {'share': 0.2}]
     """
 
     epochs: int = 30
@@ -85,6 +92,8 @@ class State:
         log: one entry an epoch or phase, in order.
         saves: checkpoints written, which number them: a new one never overwrites the one to go on from.
         checkpoint, best_checkpoint: names of the files that hold the weights.
+        funnel, temperatures: those of the model, which may have been extended.
+        pruning: for each objective of `Cascade.add_objective`, the arguments of `CSMF.prune`.
     """
 
     step: int = 0
@@ -95,6 +104,9 @@ class State:
     saves: int = 0
     checkpoint: str | None = None
     best_checkpoint: str | None = None
+    funnel: list[str] = dataclasses.field(default_factory=list)
+    temperatures: list[float] = dataclasses.field(default_factory=list)
+    pruning: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
 class Cascade:
@@ -120,6 +132,31 @@ class Cascade:
         callbacks: function of objective and phase that gives further Keras callbacks.
         measure: function of the model whose result is recorded in the log whenever a stage has ended.
         verbose: as in `model.fit`.
+
+    Example:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from csmf_tf.data.log import EventLog
+    >>> from csmf_tf.data.stages import Batching
+    >>> from csmf_tf.data.users import UserFeatures
+    >>> from csmf_tf.towers import Feature
+    >>> users, items = np.array(["u1", "u2"], object), np.array(["i1", "i2", "i3"], object)
+    >>> model = CSMF(
+    ...     ["view"], [Feature("user", "id", tuple(users))], [Feature("item", "id", tuple(items))], 4
+    ... )
+    >>> model.set_catalogue(items, {"item": items})
+    >>> user, item, view = np.array([0, 0, 1]), np.array([0, 1, 2]), np.zeros(3, np.int8)
+    >>> log = EventLog(user, item, view, None, users, items, ("view",))
+    >>> features = UserFeatures(model.towers.user_encoder.encode({"user": users}), log)
+    >>> data = {"view": StageData(log, 1, features, Batching())}
+    >>> schedule = Schedule(epochs=1, recover_epochs=1, shares=[0.5])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cascade = Cascade(model, data, folder, keras.optimizers.Adam, schedule, verbose=0)
+    ...     [entry["phase"] for entry in cascade.run()]
+    ['fit', 'prune', 'recover', 'freeze']
+    >>> model.capacity()["embedding"].tolist()
+    [0.5, 0.5]
     """
 
     def __init__(
@@ -145,8 +182,9 @@ class Cascade:
         self._callbacks = callbacks
         self._measure = measure
         self._verbose = verbose
-        self._pruning = schedule.pruning(len(model.funnel))
-        self._state = State()
+        self._state = self._saved()
+        known = {*model.funnel, *self._state.funnel}
+        self._scheduled = schedule.pruning(len(known - self._state.pruning.keys()))
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -175,13 +213,48 @@ class Cascade:
             self._save()
         return self.log
 
+    def add_objective(self, name, share=None, temperature=None):
+        """Appends an objective to a finished cascade and saves that; `run` then trains its stage.
+
+        Args:
+            name: the new objective.
+            share: in (0, 1], the share of every layer that its stage may keep; None for the schedule's last
+                `tau` or, without one, for all that is free.
+            temperature: as in `CSMF.add_objective`.
+
+        Raises:
+            ValueError: when a stage is unfinished, no coordinate is free, `share` is out of range, or
+                for what `CSMF.add_objective` refuses.
+        """
+        self.restore()
+        if left := self.model.funnel[self._state.step // len(PHASES) :]:
+            raise ValueError(
+                f"`add_objective` should come when every stage is finished. Received: name={name!r} while "
+                f"{list(left)} is left to train; finish that first"
+            )
+        if not np.any(self.model.owner == 0):
+            raise ValueError(
+                f"Objective {name!r} needs at least one free coordinate of the embedding. Received: none; "
+                "train the earlier stages with `shares` that sum to less than 1"
+            )
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")
+        self.model.add_objective(name, temperature)
+        kept = {"share": 1.0} if share is None else {"share": share}
+        by_tau = share is None and "tau" in self._scheduled[-1]
+        self._state.pruning[name] = self._scheduled[-1] if by_tau else kept
+        self._save()
+
     def _fit(self, objective):
         if self.model.objective != objective:
             self.model.begin(objective)
         self._fit_epochs(objective, "fit", self.schedule.epochs, 1.0)
 
     def _prune(self, objective):
-        report = self.model.prune(**self._pruning[self.model.stage - 1])
+        further = self._state.pruning
+        own = [name for name in self.model.funnel if name not in further]
+        how = dict(zip(own, self._scheduled, strict=True)) | further
+        report = self.model.prune(**how[objective])
         layers = {name: pruned._asdict() for name, pruned in report.items()}
         self.log.append({"objective": objective, "phase": "prune", "layers": layers})
 
@@ -247,17 +320,29 @@ class Cascade:
 
     def restore(self):
         """Reads the newest checkpoint in the directory; without one, goes on from the model's own stages."""
+        state = self._state = self._saved()
+        if state.checkpoint is None:
+            state.step = len(PHASES) * self.model.frozen_stages
+            return
+        known = len(self.model.funnel)
+        if self.model.funnel[: len(state.funnel)] != (*state.funnel[:known],):
+            raise ValueError(
+                f"The model should have the funnel of the run in {self.directory}, {state.funnel}, or its "
+                f"beginning. Received: {self.model.funnel}"
+            )
+        for name, temperature in zip(state.funnel[known:], state.temperatures[known:], strict=True):
+            self.model.add_objective(name, temperature)
+        self._read(state.checkpoint)
+
+    def _saved(self):
         path = self.directory / "state.json"
-        if path.exists():
-            self._state = State(**json.loads(path.read_text()))
-            self._read(self._state.checkpoint)
-        else:
-            self._state = State(step=len(PHASES) * self.model.frozen_stages)
+        return State(**json.loads(path.read_text())) if path.exists() else State()
 
     def _save(self):
         """Saves weights, optimizer and position; the old ones stay until the new ones are whole."""
         state = self._state
         state.saves += 1
+        state.funnel, state.temperatures = [*self.model.funnel], [*self.model.temperatures]
         state.checkpoint = self._write(f"last-{state.saves}", self.model.optimizer)
         path = self.directory / "state.json"
         beside = path.with_suffix(".tmp")

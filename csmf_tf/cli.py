@@ -69,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--quiet", action="store_true", help="one line an epoch instead of progress bars")
 
+    sub = command("extend", _extend, "add an objective to a finished run", "build/run --behavior return")
+    sub.add_argument("directory", metavar="RUN", help="folder of a run")
+    sub.add_argument("--behavior", required=True, metavar="NAME", help="the behaviour, as the log names it")
+    sub.add_argument("--log", metavar="PATH", help="log in which it occurs (default that of the run)")
+    sub.add_argument("--share", type=float, help="share of each layer to keep at most (default all free)")
+    sub.add_argument("--quiet", action="store_true", help="one line an epoch instead of progress bars")
+
     sub = command("evaluate", _evaluate, "measure a run on its test events", "build/run --json metrics.json")
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
     sub.add_argument("--json", metavar="FILE", help="also write JSON; - for JSON on standard output")
@@ -124,6 +131,16 @@ def _fit(args):
     print(format_capacity(run.model.capacity(), run.model.funnel))
     capacity_png(run.directory / "capacity.png", run.model.capacity(), run.model.funnel)
     print(f"\ndone: {args.out}; measure it with `csmf-tf evaluate {args.out}`")
+
+
+def _extend(args):
+    from csmf_tf._keras import tf
+    from csmf_tf.run import Run
+
+    tf.config.experimental.enable_op_determinism()
+    verbose = 2 if args.quiet else "auto"
+    Run(args.directory).add_objective(args.behavior, args.log, args.share, verbose=verbose)
+    print(f"\ndone: {args.directory}; measure it with `csmf-tf evaluate {args.directory}`")
 
 
 def _evaluate(args):

@@ -23,7 +23,7 @@ NotNegative = Annotated[float, Rule(" >= 0", lambda x: x >= 0)]
 Inside = Annotated[float, Rule(" in (0, 1)", lambda x: 0 < x < 1)]
 Share = Annotated[float, Rule(" in (0, 1]", lambda x: 0 < x <= 1)]
 BelowOne = Annotated[float, Rule(" in [0, 1)", lambda x: 0 <= x < 1)]
-Probability = Annotated[float, Rule(" in [0, 1]", lambda x: 0 <= x <= 1)]
+Seed = Annotated[int, Rule(" in [0, 2^31)", lambda n: 0 <= n < 2**31)]
 FeatureKind = Literal["categorical", "multi", "numeric"]
 
 
@@ -48,7 +48,7 @@ class Split:
     kind: Literal["time", "item_holdout", "leave_last"] = "time"
     at: Inside = 0.9
     fraction: Inside = 0.1
-    seed: Count = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class History:
     """The user's last `length` items per behaviour (0 = off); training drops a share of them, `drop`."""
 
     length: Count = 0
-    drop: Probability = 0.5
+    drop: Inside = 0.5
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Training:
     batch_size: Size | None = None
     optimizer: Literal["auto", "adam", "adagrad", "sgd", "adamw"] = "auto"
     learning_rate: Positive | None = None
-    seed: Count = 0
+    seed: Seed = 0
     mixed_precision: bool = False
     jit_compile: bool = False
 
@@ -179,6 +179,16 @@ def load_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
     Raises:
         ValueError: for text that is not YAML, repeated or unknown keys, wrong types or ranges, or a conflict.
         OSError: if the file cannot be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> text = "{log: {path: log.csv, user: u, item: i, behavior: b, timestamp: t}, funnel: [view, buy]}"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "config.yaml")
+        ...     _ = path.write_text(text)
+        ...     config = load_config(path, overrides=["model.embedding_dim=8"])
+        >>> config.funnel, config.model.embedding_dim, config.split.kind
+        (('view', 'buy'), 8, 'time')
     """
     with open(path, encoding="utf-8") as file:
         raw = _yaml.parse(file.read(), str(path))
@@ -259,6 +269,11 @@ def _conflicts(config: Config, raw: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "The user tower should have an input. Received: model.user_id=False, features.user={}, "
             "model.history.length=0; set one of the three."
+        )
+    if model.temperature != 1.0 and not model.normalize:
+        yield (
+            f"`model.temperature` belongs to normalised segments. Received: model.temperature="
+            f"{model.temperature}, model.normalize=False; set `normalize: true`, or leave it out."
         )
     if loss.kind != "full" and not (loss.in_batch or loss.uniform_negatives):
         yield (

@@ -89,6 +89,8 @@ class CSMF(tfrs.models.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if isinstance(funnel, str):
+            raise ValueError(f"`funnel` should be a sequence of names. Received: funnel={funnel!r}")
         self.funnel = tuple(funnel)
         if not self.funnel or len(set(self.funnel)) != len(self.funnel):
             raise ValueError(f"`funnel` should be one or more different names. Received: {self.funnel}")
@@ -105,12 +107,24 @@ class CSMF(tfrs.models.Model):
                 "`temperature` should be one positive number or one for each objective. "
                 f"Received: temperature={temperature} for {len(self.funnel)} objectives"
             )
+        if l2 < 0 or l2_balance <= 0:
+            raise ValueError(
+                f"`l2` should be >= 0 and `l2_balance` > 0. Received: l2={l2}, l2_balance={l2_balance}"
+            )
         self.loss_kind = loss
         self.in_batch_negatives = in_batch_negatives
         self.margin = margin
         self.l2 = l2
         self.l2_balance = l2_balance
-        self.towers = TowerPair(user_features, item_features, embedding_dim, hidden, granularity, normalize)
+        self.towers = TowerPair(
+            user_features,
+            item_features,
+            embedding_dim,
+            hidden,
+            granularity,
+            normalize,
+            dtype=self.dtype_policy,
+        )
         # [stage in training or 0, stages frozen]: a variable, so that checkpoints hold it.
         self.progress = tf.Variable([0, 0], trainable=False, dtype=tf.int32, name="progress")
         self._loss_mean = keras.metrics.Mean("loss")
@@ -147,9 +161,12 @@ class CSMF(tfrs.models.Model):
 
         Compile the model afterwards, so that the stage starts with a fresh optimizer.
 
+        Args:
+            objective: its name; the first of the funnel that is not finished.
+
         Raises:
-            ValueError: for an unknown objective, for one out of the funnel's order, and when earlier
-                stages left no coordinate free.
+            ValueError: for an unknown objective, for one out of the funnel's order, while another stage is
+                in training, and when earlier stages left no coordinate free.
         """
         if objective not in self.funnel:
             raise ValueError(f"`objective` should be one of {self.funnel}. Received: objective={objective!r}")
@@ -184,7 +201,7 @@ class CSMF(tfrs.models.Model):
         Args:
             tau: in [0, 1), the share of each layer's L1 mass to free (CPP, paper).
             share: in (0, 1], the share of each layer that the stage may keep; the tau that meets it is
-                found. A coordinate is left for each objective to come. Give one of the two.
+                found. Give one of the two; a coordinate is left for each objective to come either way.
 
         Returns:
             dict of layer name to `Pruned(kept, freed, tau)`; `"embedding"` is the coordinates.
@@ -214,6 +231,13 @@ class CSMF(tfrs.models.Model):
         """Appends an objective to the funnel of a model whose earlier stages left capacity free.
 
         `begin(name)` then starts its stage. Earlier scores stay bit-identical.
+
+        Args:
+            name: the new objective.
+            temperature: that of its stage, used with `normalize`; default that of the last objective.
+
+        Raises:
+            ValueError: when the funnel has `name` already, or `temperature` is not positive.
         """
         if name in self.funnel:
             raise ValueError(
@@ -273,7 +297,16 @@ class CSMF(tfrs.models.Model):
 
         Returns:
             dict of objective to float32 [B]: `s_k(u, i)`, of every objective finished or in training.
+
+        Raises:
+            ValueError: when user and item features share a name, so that the dict cannot hold both.
         """
+        names = [{f.name for f in tower.features} for tower in (self.towers.user, self.towers.item)]
+        if both := sorted(names[0] & names[1]):
+            raise ValueError(
+                "User and item features should have different names to be in one dict. "
+                f"Received: {both} twice; use `embed_users` and `embed_items`"
+            )
         u = self.embed_users(self.towers.user_encoder(inputs))
         v = self.embed_items(self.towers.item_encoder(inputs))
         owner = tf.cast(self.towers.user.output_layer.owner, tf.int32)
@@ -289,12 +322,27 @@ class CSMF(tfrs.models.Model):
         Args:
             ids: [N] strings.
             raw: dict of raw item features, [N, ...] each.
+
+        Raises:
+            ValueError: when there are no items, or a feature has another number of rows.
         """
+        encoded = self.towers.item_encoder.encode(raw)
+        rows = {name: len(values) for name, values in encoded.items()}
+        if not len(ids) or {len(ids)} != set(rows.values()):
+            raise ValueError(
+                "`raw` should hold one row for each of one or more items. "
+                f"Received: {len(ids)} ids, rows {rows}"
+            )
         self.catalogue_ids = np.asarray(ids, dtype=object)
-        self._catalogue = {k: tf.constant(v) for k, v in self.towers.item_encoder.encode(raw).items()}
+        self._catalogue = {name: tf.constant(values) for name, values in encoded.items()}
 
     def item_vectors(self):
         """float32 numpy array [N, D] of the whole catalogue, as the latest stage sees it."""
+        if not self._catalogue:
+            raise ValueError(
+                "`item_vectors` should come after `set_catalogue(ids, raw)`, also on a loaded model. "
+                "Received: no catalogue"
+            )
         return self._in_chunks(self.embed_items, self._catalogue)
 
     def user_vectors(self, encoded):
@@ -379,6 +427,8 @@ class CSMF(tfrs.models.Model):
 
     def get_config(self):
         return {
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
             "funnel": list(self.funnel),
             "user_features": [dataclasses.asdict(f) for f in self.towers.user.features],
             "item_features": [dataclasses.asdict(f) for f in self.towers.item.features],

@@ -1,9 +1,11 @@
 """A run: a configuration and a log in, a directory with a trained cascade out.
 
-The directory holds `config.yaml` (every default written out), `data/` (the coded, split log and the feature
-tables), `state.json` and `checkpoints/` (where training stands) and `tensorboard/`.
+The directory holds `config.yaml` (every default written out), `inputs.json` (what was read), `data/` (the
+coded, split log and the feature tables), `state.json` and `checkpoints/` (where training stands) and
+`tensorboard/`.
 """
 
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from csmf_tf.config import Config, from_dict, to_dict
 from csmf_tf.data.groups import Groups
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.stages import StageData
-from csmf_tf.data.store import load, save
+from csmf_tf.data.store import load, save, save_split
 from csmf_tf.data.tables import pad_lists
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.model import CSMF
@@ -42,14 +44,35 @@ class Run:
     Raises:
         FileNotFoundError: when there is no run in `directory` and no `config` is given.
         ValueError: when the run in `directory` has another configuration, or the log is at fault.
+
+    Example:
+
+    >>> import tempfile
+    >>> from csmf_tf.data.simulator import simulate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     simulate(users=60, items=40).write(folder)
+    ...     columns = {"user": "user_id", "item": "item_id", "behavior": "behavior"}
+    ...     raw = {
+    ...         "log": {"path": f"{folder}/events.csv.gz", "ignore": ["cart"], **columns},
+    ...         "funnel": ["view", "buy"],
+    ...         "split": {"kind": "item_holdout"},
+    ...         "model": {"embedding_dim": 8},
+    ...         "training": {"epochs": 1, "recover_epochs": 0},
+    ...     }
+    ...     log = Run(f"{folder}/run", from_dict(raw)).fit(verbose=0)
+    ...     list(Run(f"{folder}/run").restore().evaluate()["objectives"])
+    ['view', 'buy']
     """
 
     def __init__(self, directory: str | os.PathLike[str], config: Config | None = None):
         self.directory = pathlib.Path(directory)
         path = self.directory / "config.yaml"
-        if path.exists():
+        exists = path.exists()
+        if exists:
             self.config = from_dict(yaml.safe_load(path.read_text()))
-            _check_same(self.directory, self.config, config)
+            if config is not None:
+                _check_same(self.directory, self.config, config)
+                self._check_unchanged()
             self.prepared = load(self.directory / "data")
         elif config is None:
             raise FileNotFoundError(
@@ -59,12 +82,23 @@ class Run:
         else:
             self.config = config
             self.prepared = build.prepare(config)
+        self.model: CSMF = build.build_model(self.config, self.prepared)
+        if not exists:
             save(self.prepared, self.directory / "data")
+            (self.directory / "inputs.json").write_text(json.dumps(build.fingerprints(self.config)))
             # The configuration comes last: with it the run exists.
             beside = path.with_suffix(".tmp")
-            beside.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+            beside.write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
             beside.replace(path)
-        self.model: CSMF = build.build_model(self.config, self.prepared)
+
+    def _check_unchanged(self):
+        read = json.loads((self.directory / "inputs.json").read_text())
+        changed = [path for path, digest in build.fingerprints(self.config).items() if read[path] != digest]
+        if changed:
+            raise ValueError(
+                f"The files that the run in {self.directory} has read should not change. Received: other "
+                f"contents in {changed}; put them back, or give another --out"
+            )
 
     def stages(self) -> dict[str, StageData]:
         """The training data of each objective, for driving the stages by hand."""
@@ -96,6 +130,51 @@ class Run:
         if len(self.prepared.split.validation):
             self.validation().check_targets(self.model.funnel)
         return self._cascade(self.stages(), callbacks, verbose).run()
+
+    def add_objective(
+        self,
+        name: str,
+        path: str | os.PathLike[str] | None = None,
+        share: float | None = None,
+        callbacks: Callable[[str, str], list[Any]] | None = None,
+        verbose: int | str = "auto",
+    ) -> list[dict[str, Any]]:
+        """Appends an objective to a finished run with free capacity, and trains its stage.
+
+        The scores of all earlier objectives stay bit-identical. A test or validation item of a user stays
+        one for the new behaviour too, see `add_behavior`. Killed, it goes on when called again.
+
+        Args:
+            name: the behaviour that the new objective is, as the log names it.
+            path: a log with the columns of `config.log` in which it occurs; default `config.log.path`. Its
+                other behaviours are skipped, and users and items that the run does not know.
+            share: in (0, 1], the share of every layer that the stage may keep; default the configuration's
+                last `tau` or, without one, all that is free.
+            callbacks: as in `fit`.
+            verbose: as in `fit`.
+
+        Returns:
+            the `log` of the `Cascade`.
+
+        Raises:
+            ValueError: when the run has `name` already, an earlier stage is unfinished, no capacity is free,
+                or the log is at fault or without training or validation events of `name`.
+        """
+        self.restore()
+        left, split = self.model.funnel[self.model.frozen_stages :], self.prepared.split
+        if name in self.config.funnel or (name in self.model.funnel and name not in left):
+            raise ValueError(
+                f"`name` should be a new objective. Received: name={name!r}, known {self.model.funnel}"
+            )
+        if name not in split.train.funnel:
+            split = build.further_split(self.config, split, name, path)
+        # Before the events, so that what it refuses leaves the run as it was.
+        if name not in left:
+            self._cascade({}, None, 0).add_objective(name, share)
+        if split is not self.prepared.split:
+            save_split(split, self.directory / "data")
+            self.prepared = self.prepared._replace(split=split)
+        return self.fit(callbacks, verbose)
 
     def restore(self) -> "Run":
         """Reads the newest weights; a run still in training has what it learned so far. Returns itself."""
@@ -212,7 +291,7 @@ def _by_objective(log: EventLog) -> dict[str, Groups]:
 
 
 def _check_same(directory, existing, config):
-    if config is None or config == existing:
+    if config == existing:
         return
     old, new = _flat(to_dict(existing)), _flat(to_dict(config))
     changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in {**old, **new} if old.get(k) != new.get(k)]

@@ -74,7 +74,7 @@ def test_to_dict_holds_every_value_that_was_given():
 
 @pytest.mark.parametrize("split", ["{}", "{kind: item_holdout}", "{kind: leave_last, seed: 3}"])
 def test_to_dict_comes_back_equal_through_yaml(load, split):
-    config = load(f"split={split}", "evaluate.ks=[5, 7]", "model.temperature=0.05")
+    config = load(f"split={split}", "evaluate.ks=[5, 7]", "model={normalize: true, temperature: 0.05}")
     assert from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
 
 
@@ -86,7 +86,7 @@ def test_overrides_are_read_as_yaml_and_the_last_one_wins(load):
 
 
 def test_empty_sections_and_integers_for_floats_are_fine(load):
-    config = load("loss=", "training.learning_rate=1", "model.temperature=2")
+    config = load("loss=", "training.learning_rate=1", "model={normalize: true, temperature: 2}")
     assert config.loss.l2 == 0.2
     assert type(config.training.learning_rate) is type(config.model.temperature) is float
 
@@ -166,6 +166,8 @@ model.user_id=false
   model.history.length=0; set one of the three.
 model.temperature=0
   `model.temperature` should be a number > 0 or a list of numbers > 0. Received:
+model.temperature=0.5
+  `model.temperature` belongs to normalised segments. Received: model.temperature=0.5, model.normalize=False;
 model.temperature=[1, 2]
   `model.temperature` should have one entry for each of the 3 objectives of the funnel. Received:
   model.temperature=[1.0, 2.0].

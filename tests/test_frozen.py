@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from csmf_tf._keras import keras, tf
-from csmf_tf.masking import MaskedDense, MaskedEmbedding
+from csmf_tf.masking import MaskedDense, MaskedEmbedding, propagate_owners
+from csmf_tf.towers.features import Feature
+from csmf_tf.towers.pair import TowerPair
 
 STAGES = 3
 IDS = np.arange(24)
@@ -56,9 +58,7 @@ class Tower(keras.Model):
             layer.freeze()
 
     def tell_owners(self):
-        if self.by_unit:
-            self.hidden.set_input_owner(self.table.owner)
-            self.out.set_input_owner(self.hidden.owner)
+        propagate_owners(self.masked_layers)
 
 
 def watch(tower, jit_compile=False):
@@ -172,3 +172,31 @@ def test_finished_stages_keep_their_outputs_through_save_and_reload(granularity,
         tower.save(path)
         tower = keras.models.load_model(path)
         assert watch(tower)(stage) == finished
+
+
+def test_a_pair_freezes_all_its_layers_or_none():
+    keras.utils.set_random_seed(0)
+    features = [[Feature(name, "id", ("a", "b"))] for name in ("user", "item")]
+    pair = TowerPair(*features, embedding_dim=4, hidden=(3,))
+    pair.prune(stage=1, share=0.5)
+    last = pair.item.output_layer
+    good = last.kernel.numpy()
+    last.kernel.assign(np.full_like(good, np.nan))
+    before = pair.get_weights()
+    with pytest.raises(ValueError, match="Stage 1 has diverged"):
+        pair.freeze()
+    for one, other in zip(pair.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    last.kernel.assign(good)
+    pair.freeze()
+    pair.begin(2)
+    assert sorted(pair.owner.tolist()) == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("granularity", ["unit", "weight"])
+def test_a_pair_that_was_never_pruned_can_begin_a_second_stage(granularity):
+    features = [[Feature(name, "id", ("a", "b"))] for name in ("user", "item")]
+    pair = TowerPair(*features, embedding_dim=4, hidden=(3,), granularity=granularity)
+    pair.freeze()
+    pair.begin(2)
+    assert pair.owner.tolist() == [1] * 4

@@ -11,6 +11,7 @@ from masked_cases import (
     make,
     scatter_weights,
     staged,
+    with_fixed_inputs,
 )
 
 from csmf_tf._keras import keras, tf
@@ -33,7 +34,7 @@ def test_freezing_changes_no_output_and_leaves_nothing_to_train(case, granularit
 @pytest.mark.parametrize("case", ONE_EACH)
 @every_granularity
 def test_a_claim_starts_at_zero_by_weight_and_anew_by_unit(case, granularity):
-    layer = make(case, granularity)
+    layer = with_fixed_inputs(make(case, granularity))
     first = layer.trainable_weights[0].numpy()
     freed = layer.prune(keep=layer.owner.numpy().size // 2)
     assert np.sum(~freed) == freed.size // 2
@@ -59,7 +60,7 @@ def test_what_is_released_weighs_nothing_any_more(granularity):
 
 
 def test_part_of_what_is_free_can_be_left_to_a_later_stage():
-    layer = make("dense", "unit")
+    layer = with_fixed_inputs(make("dense", "unit"))
     layer.prune(keep=2)
     layer.freeze()
     free = np.flatnonzero(layer.owner == 0)
@@ -72,7 +73,7 @@ def test_part_of_what_is_free_can_be_left_to_a_later_stage():
 
 def test_new_units_are_reproducible_and_differ_by_stage():
     def new_units(seed, stage, initializer):
-        layer = make("dense", "unit", kernel_initializer=initializer)
+        layer = with_fixed_inputs(make("dense", "unit", kernel_initializer=initializer))
         layer.release(np.full(5, True))
         layer.freeze()
         keras.utils.set_random_seed(seed)
@@ -98,7 +99,7 @@ def test_new_units_read_inputs_whose_owner_is_set_after_the_claim():
 
 @every_granularity
 def test_pruning_by_tau_frees_the_least_important_of_the_stage(granularity):
-    layer = make("dense", granularity)
+    layer = with_fixed_inputs(make("dense", granularity))
     layer.prune(keep=layer.owner.numpy().size // 2)
     layer.freeze()
     layer.begin(2)
@@ -112,7 +113,7 @@ def test_pruning_by_tau_frees_the_least_important_of_the_stage(granularity):
 
 
 def test_no_step_traces_a_function_again():
-    layer, inputs = make("dense", "unit"), tf.constant(FLOATS[:, 0])
+    layer, inputs = with_fixed_inputs(make("dense", "unit")), tf.constant(FLOATS[:, 0])
     function = tf.function(layer)
     function(inputs)
     layer.prune(keep=3)
@@ -164,6 +165,10 @@ def frozen(case="dense", granularity="unit"):
         (
             lambda: frozen().set_input_owner([1, 1, 1, 0, 1, 1]),
             r"inputs of finished stages .*owner=\[1 1 1 0 1 1\]",
+        ),
+        (
+            lambda: frozen().set_input_owner([255] * 6),
+            r"`owner` should hold integers in 0\.\.254: 255 marks",
         ),
         (lambda: frozen().set_input_owner([1, 1]), r"`owner` should have shape \(6,\). .* shape \(2,\)"),
         (lambda: frozen(granularity="weight").set_input_owner([1] * 6), "granularity='unit'`. .*='weight'"),

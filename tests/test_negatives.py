@@ -1,7 +1,8 @@
 """The sampling correction by counting, by simulation and at any size; funnel negatives against loops."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -117,13 +118,21 @@ def test_drawn_negatives_are_of_the_pool_of_their_user(pairs, users, count):
     assert drawn.shape == (len(users), count)
     assert drawn.dtype == np.int32
     pool = items_by_user(pairs)
-    for user, items in zip(users, drawn, strict=True):
-        assert set(items.tolist()) <= (pool[user] or {-1})
+    for user, items in zip(users, drawn.tolist(), strict=True):
+        # No item counts twice in the softmax, and pads come last.
+        found = min(count, len(pool[user]))
+        assert items[found:] == [-1] * (count - found)
+        assert len(set(items[:found])) == found
+        assert set(items[:found]) <= pool[user]
 
 
-def test_every_item_of_the_pool_is_drawn_alike():
-    pool = grouped([(0, 1), (2, 0), (2, 3), (2, 6)])
-    drawn = draw_funnel_negatives(pool, np.array([2]), 3000, np.random.default_rng(0))
-    counts = np.bincount(drawn[0], minlength=ITEMS)
-    assert counts.nonzero()[0].tolist() == [0, 3, 6]
-    assert np.abs(counts[[0, 3, 6]] - 1000).max() < 4 * math.sqrt(3000 * 2 / 9)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_every_subset_of_the_pool_is_drawn_alike(count):
+    items, rows = [0, 2, 3, 5, 6], 6000
+    pool = grouped([(0, 1), *((2, item) for item in items)])
+    drawn = draw_funnel_negatives(pool, np.full(rows, 2), count, np.random.default_rng(0))
+    subsets = Counter(map(frozenset, drawn.tolist()))
+    share = 1 / math.comb(len(items), count)
+    assert subsets.keys() == {frozenset(chosen) for chosen in combinations(items, count)}
+    deviations = [abs(times - rows * share) for times in subsets.values()]
+    assert max(deviations) <= 4 * math.sqrt(rows * share * (1 - share))

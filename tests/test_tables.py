@@ -117,6 +117,10 @@ def test_align_looks_every_id_up(have, want):
         "tags": objects([(text, "t") for text in have]),
         "rank": np.arange(len(have), dtype=np.float32),
     }
+    if want and not set(want) & set(have):
+        with pytest.raises(ValueError, match="should hold ids of the log"):
+            align(table, "id", objects(want))
+        return
     aligned = align(table, "id", objects(want))
     assert aligned["id"].tolist() == want
     assert aligned["name"].tolist() == [f"<{text}>" if text in have else "" for text in want]
@@ -124,6 +128,16 @@ def test_align_looks_every_id_up(have, want):
     ranks = np.array([have.index(text) if text in have else np.nan for text in want], np.float32)
     np.testing.assert_array_equal(aligned["rank"], ranks)
     assert table["name"].tolist() == [f"<{text}>" for text in have]
+
+
+def test_a_table_of_other_ids_is_an_error_that_shows_both():
+    table = {"item_id": objects(["7", "8"]), "price": np.array([1, 2], np.float32)}
+    message = (
+        "`item_id` of a feature table should hold ids of the log. Received: none of them; the table has e.g. "
+        "'7' where the log has e.g. 'i7'. Write the ids alike in both files"
+    )
+    with pytest.raises(ValueError, match=message):
+        align(table, "item_id", objects(["i7", "i8"]))
 
 
 def test_real_movielens_genres(shared_data):

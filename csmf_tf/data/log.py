@@ -24,6 +24,14 @@ class EventLog:
         users: object `[U]` of `str`, the ids of the users in ascending order.
         items: object `[N]` of `str`, the ids of the items in ascending order.
         funnel: names of the behaviours, upstream first.
+
+    Example:
+    >>> users, items = np.array(["ann", "bob"], object), np.array(["cup", "hat"], object)
+    >>> user, item, behavior = np.array([0, 0, 1]), np.array([0, 1, 1]), np.array([0, 0, 1], np.int8)
+    >>> log = EventLog(user, item, behavior, None, users, items, ("view", "buy"))
+    >>> bought = log.take(log.behavior == log.funnel.index("buy"))
+    >>> log.users[bought.user].tolist(), log.items[bought.item].tolist()
+    (['bob'], ['hat'])
     """
 
     user: np.ndarray
@@ -76,8 +84,10 @@ def read_log(
     timestamp: str | None = None,
     funnel: Sequence[str],
     ignore: Sequence[str] = (),
+    users: Sequence[str] | np.ndarray | None = None,
+    items: Sequence[str] | np.ndarray | None = None,
 ) -> EventLog:
-    """Reads an event log, one row an event.
+    r"""Reads an event log, one row an event.
 
     The file is read in chunks, only in the columns named here. What stays in memory is 9 bytes per event
     (17 with times) and the ids, so that a log may be larger than memory. The codes do not depend on the
@@ -91,6 +101,9 @@ def read_log(
         timestamp: column of times, see `parse_times`; None for a log without times.
         funnel: the behaviours that are objectives, upstream first.
         ignore: further behaviours in the log, whose rows are skipped.
+        users: the ids of another log, to be coded like it; events of other users are left out. None for
+            all users of the file.
+        items: likewise of the items.
 
     Returns:
         The events in the order of the file.
@@ -100,6 +113,16 @@ def read_log(
         ValueError: if the funnel repeats a name or names a behaviour without events, if the file is empty,
             damaged or lacks a column, or, with the number of the row, if an id is null, a behaviour is
             neither in `funnel` nor in `ignore`, or a time does not parse.
+
+    Example:
+    >>> import pathlib, tempfile
+    >>> rows = ["who,what,did", "ann,cup,view", "bob,hat,view", "bob,hat,buy"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "events.csv")
+    ...     _ = path.write_text("\n".join(rows))
+    ...     log = read_log(path, user="who", item="what", behavior="did", funnel=["view", "buy"])
+    >>> log.users.tolist(), log.user.tolist(), log.behavior.tolist()
+    (['ann', 'bob'], [0, 1, 1], [0, 0, 1])
     """
     funnel, ignore = check_funnel(funnel), _names("ignore", ignore)
     both = sorted(set(funnel) & set(ignore))
@@ -114,27 +137,30 @@ def read_log(
             f"Received: {', '.join(columns)}."
         )
     codes = {name: code for code, name in enumerate(funnel)} | dict.fromkeys(ignore, -1)
-    known_users: dict[str, int] = {}
-    known_items: dict[str, int] = {}
+    known_users = {name: code for code, name in enumerate(() if users is None else users)}
+    known_items = {name: code for code, name in enumerate(() if items is None else items)}
     parts: list[tuple[np.ndarray, ...]] = []
     for chunk in stream(path, columns):
         done = _behavior_codes(chunk, behavior, codes)
         kept = np.flatnonzero(done >= 0)
         if len(kept) < len(done):
             chunk, done = chunk.take(kept), done[kept]
-        part = (_encode(chunk.ids(user), known_users), _encode(chunk.ids(item), known_items), done)
-        parts.append(part if timestamp is None else (*part, _times(chunk, timestamp)))
+        who = _encode(chunk.ids(user), known_users, grow=users is None)
+        what = _encode(chunk.ids(item), known_items, grow=items is None)
+        part = (who, what, done) if timestamp is None else (who, what, done, _times(chunk, timestamp))
+        inside = (who >= 0) & (what >= 0)
+        parts.append(tuple(array[inside] for array in part))
     arrays = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
     _check_all_happen(path, arrays[2], funnel)
-    users, user_rank = in_order(list(known_users))
-    items, item_rank = in_order(list(known_items))
+    user_ids, user_rank = in_order(list(known_users)) if users is None else _as_given(users)
+    item_ids, item_rank = in_order(list(known_items)) if items is None else _as_given(items)
     return EventLog(
         user=user_rank[arrays[0]],
         item=item_rank[arrays[1]],
         behavior=arrays[2],
         time=None if timestamp is None else arrays[3],
-        users=users,
-        items=items,
+        users=user_ids,
+        items=item_ids,
         funnel=funnel,
     )
 
@@ -191,10 +217,12 @@ def parse_times(column: pa.Array) -> np.ndarray:
     """
     if column.null_count:
         raise ValueError("A time should not be null.")
-    if pa.types.is_temporal(column.type):
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy(zero_copy_only=False)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = pc.utf8_trim_whitespace(column)
+    if pa.types.is_temporal(column.type) or pa.types.is_boolean(column.type):
+        raise ValueError(f"A time should be a number, a string or a timestamp, not {column.type}.")
     for parse in (_numbers, _iso, _iso_zoned):
         try:
             return parse(column)
@@ -255,9 +283,14 @@ def _behavior_codes(chunk: Chunk, name: str, codes: dict[str, int]) -> np.ndarra
     return done
 
 
-def _encode(ids: pa.Array, known: dict[str, int]) -> np.ndarray:
+def _as_given(ids: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return objects(list(ids)), np.arange(len(ids), dtype=np.int32)
+
+
+def _encode(ids: pa.Array, known: dict[str, int], grow: bool) -> np.ndarray:
     encoded = ids.dictionary_encode()
-    codes = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
+    values = encoded.dictionary.to_pylist()
+    codes = [known.setdefault(value, len(known)) if grow else known.get(value, -1) for value in values]
     return np.array(codes, np.int32)[encoded.indices.to_numpy()]
 
 

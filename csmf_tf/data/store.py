@@ -38,22 +38,43 @@ def save(prepared: Prepared, directory: str | os.PathLike[str]) -> None:
     beside = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    parts = [getattr(prepared.split, name) for name in _PARTS]
+    for name, table in (("users", prepared.users), ("items", prepared.items)):
+        columns = {k: pa.array(v.tolist()) for k, v in table.items()}
+        pq.write_table(pa.table(columns), beside / f"{name}.parquet")
+    _write_split(prepared.split, beside)
+    # What is there is a run that was killed before it had a configuration.
+    shutil.rmtree(directory, ignore_errors=True)
+    beside.rename(directory)
+
+
+def save_split(split: Split, directory: str | os.PathLike[str]) -> None:
+    """Puts a split with further behaviours in the place of the one that `save` wrote, whole or not at all."""
+    directory = pathlib.Path(directory)
+    _write_split(split, directory)
+    for file in directory.glob("events-*.parquet"):
+        if file.name != _events_file(split):
+            file.unlink()
+
+
+def _write_split(split, directory):
+    parts = [getattr(split, name) for name in _PARTS]
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("user", "item", "behavior", "time")
         if getattr(parts[0], name) is not None
     }
     columns["part"] = np.repeat(np.arange(len(parts), dtype=np.int8), [len(part) for part in parts])
-    pq.write_table(pa.table(columns), beside / "events.parquet")
-    for name, table in (("users", prepared.users), ("items", prepared.items)):
-        columns = {k: pa.array(v.tolist()) for k, v in table.items()}
-        pq.write_table(pa.table(columns), beside / f"{name}.parquet")
-    about = {name: int(getattr(prepared.split, name)) for name in _COUNTS}
-    (beside / "about.json").write_text(json.dumps({**about, "funnel": parts[0].funnel}))
-    # What is there is a run that was killed before it had a configuration.
-    shutil.rmtree(directory, ignore_errors=True)
-    beside.rename(directory)
+    pq.write_table(pa.table(columns), directory / _events_file(split))
+    about = {name: int(getattr(split, name)) for name in _COUNTS}
+    about |= {"funnel": split.train.funnel, "events": _events_file(split)}
+    # It names the events that count, so that they change with it at once.
+    beside = directory / "about.tmp"
+    beside.write_text(json.dumps(about))
+    beside.replace(directory / "about.json")
+
+
+def _events_file(split):
+    return f"events-{len(split.train.funnel)}.parquet"
 
 
 def load(directory: str | os.PathLike[str]) -> Prepared:
@@ -72,7 +93,10 @@ def load(directory: str | os.PathLike[str]) -> Prepared:
     directory = pathlib.Path(directory)
     about = json.loads((directory / "about.json").read_text())
     users, items = (_read_features(directory / f"{name}.parquet") for name in ("users", "items"))
-    events = {k: v.to_numpy() for k, v in zip(*_columns(directory / "events.parquet"), strict=True)}
+    events = {
+        k: v.to_numpy()
+        for k, v in zip(*_columns(directory / about.get("events", "events.parquet")), strict=True)
+    }
     part = events.pop("part")
     whole = EventLog(
         **{"time": None, **events},

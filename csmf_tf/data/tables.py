@@ -60,6 +60,9 @@ def align(table: Mapping[str, np.ndarray], id_column: str, ids: np.ndarray) -> d
     Returns:
         The columns with `n` rows. An id that the table lacks gets `""`, NaN or `()`.
 
+    Raises:
+        ValueError: if the table has none of the ids, as when one side writes `7` and the other `i7`.
+
     Example:
     >>> table = {"id": objects(["a", "b"]), "price": np.array([1.5, 2.5], np.float32)}
     >>> align(table, "id", objects(["b", "z"]))["price"].tolist()
@@ -67,6 +70,13 @@ def align(table: Mapping[str, np.ndarray], id_column: str, ids: np.ndarray) -> d
     """
     found = pc.index_in(pa.array(ids, pa.string()), value_set=pa.array(table[id_column], pa.string()))
     missing = found.is_null().to_numpy(zero_copy_only=False)
+    if len(ids) and missing.all():
+        theirs = table[id_column][:1].tolist()
+        raise ValueError(
+            f"`{id_column}` of a feature table should hold ids of the log. Received: none of them; the table "
+            f"has e.g. {theirs[0] if theirs else None!r} where the log has e.g. {ids[0]!r}. Write the ids "
+            "alike in both files, or leave the table and its features out"
+        )
     rows = found.fill_null(0).to_numpy()
     aligned = {id_column: np.asarray(ids, dtype=object)}
     for name, values in table.items():

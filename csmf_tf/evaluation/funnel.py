@@ -55,11 +55,15 @@ class FunnelEvaluator:
         return evaluate((vectors.users * scale, vectors.items), targets, self.seen, self._ks)
 
     def objectives(self, model: CSMF) -> dict[str, dict[str, float]]:
-        """Metrics of every finished objective by its own score `s_k`."""
+        """Metrics of every finished objective with targets by its own score `s_k`."""
         vectors = self.vectors(model)
         weights = np.eye(len(model.funnel), dtype=np.float32)
         done = model.funnel[: model.frozen_stages]
-        return {name: self.measure(vectors, name, weights[k]) for k, name in enumerate(done)}
+        return {
+            name: self.measure(vectors, name, weights[k])
+            for k, name in enumerate(done)
+            if name in self.targets
+        }
 
     def fused(self, model: CSMF, weights: np.ndarray) -> dict[str, dict[str, float]]:
         """Metrics of every objective's targets under one weighing of all objectives."""
@@ -77,7 +81,7 @@ class FunnelEvaluator:
     def check_targets(self, objectives: Iterable[str]) -> None:
         """Raises a ValueError when an objective has no target by which epochs could be judged."""
         for name in objectives:
-            if not self.targets[name].counts.any():
+            if name not in self.targets or not self.targets[name].counts.any():
                 raise ValueError(
                     f"Objective '{name}' should have validation targets. Received: none; raise "
                     "`validation_users`, or hold out more"

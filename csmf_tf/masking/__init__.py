@@ -14,18 +14,28 @@ if TYPE_CHECKING:
     from csmf_tf.masking.dense import MaskedDense
     from csmf_tf.masking.einsum_dense import MaskedEinsumDense
     from csmf_tf.masking.embedding import MaskedEmbedding
+    from csmf_tf.masking.stack import propagate_owners
 
-_LAYERS = {
+_MODULES = {
     "MaskedLayer": "base",
     "MaskedDense": "dense",
     "MaskedEinsumDense": "einsum_dense",
     "MaskedEmbedding": "embedding",
+    "propagate_owners": "stack",
 }
 
-__all__ = ["MaskedDense", "MaskedEinsumDense", "MaskedEmbedding", "MaskedLayer", "ownership", "pruning"]
+__all__ = [
+    "MaskedDense",
+    "MaskedEinsumDense",
+    "MaskedEmbedding",
+    "MaskedLayer",
+    "ownership",
+    "propagate_owners",
+    "pruning",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAYERS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAYERS[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

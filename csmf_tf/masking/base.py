@@ -6,6 +6,7 @@ import numpy as np
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import ownership, pruning
+from csmf_tf.masking.effective import NOT_TOLD
 from csmf_tf.masking.owned import OwnedLayer
 
 
@@ -13,7 +14,8 @@ class MaskedLayer(OwnedLayer):
     """The steps of a stage, mixed into a Keras layer in front of its namesake.
 
     A stage is driven by `begin`, training, `prune` (or `release`), more training and `freeze`. They only
-    assign variables, so nothing is traced again. See `OwnedLayer` for the variables.
+    assign variables, so nothing is traced again. See `OwnedLayer` for the variables, and `propagate_owners`
+    for how the layers of a stack learn who owns their inputs.
     """
 
     def begin(self, stage: int, claim: np.ndarray | None = None) -> np.ndarray:
@@ -31,8 +33,9 @@ class MaskedLayer(OwnedLayer):
             The bool mask of what was claimed.
 
         Raises:
-            ValueError: If a stage is still in training, `stage` is not later than all owners, or `claim`
-                covers a weight that is not free.
+            ValueError: If a stage is still in training, `stage` is not later than all owners, `claim` covers
+                a weight that is not free, or `stage` is not the first and nobody has told the layer who owns
+                its inputs (`propagate_owners`, `set_input_owner`).
         """
         if training := self._training():
             raise ValueError(
@@ -40,6 +43,8 @@ class MaskedLayer(OwnedLayer):
                 f"Layer {self.name!r} still trains stage {training}."
             )
         owner = ownership.claim(self.owner.numpy(), stage, claim)
+        if stage > 1:
+            self._check_told(stage)
         self._set_owner(owner)
         self.stage.assign(stage)
         for name in self._names():
@@ -101,25 +106,36 @@ class MaskedLayer(OwnedLayer):
         Raises:
             ValueError: If no stage is in training, or a weight is not finite.
         """
+        self.check_freeze()
+        for name in self._names():
+            live = getattr(self, name)
+            getattr(self, f"{name}_frozen").assign(self._merged(name))
+            live.assign(tf.zeros_like(live))
+        self.stage.assign(0)
+
+    def check_freeze(self) -> None:
+        """Raises what `freeze` would raise and changes nothing, so that many layers freeze all or none.
+
+        Raises:
+            ValueError: If no stage is in training, or a weight is not finite.
+        """
         training = self._training("freeze")
-        merged = {name: self._merged(name) for name in self._names()}
-        for name, value in merged.items():
-            if bad := int(np.count_nonzero(~np.isfinite(value.numpy()))):
+        for name in self._names():
+            if bad := int(np.count_nonzero(~np.isfinite(self._merged(name).numpy()))):
                 raise ValueError(
                     f"`{name}` should be finite. Received: {bad} values that are NaN or infinite in layer "
                     f"{self.name!r}. Stage {training} has diverged: train it again, say with a lower "
                     "learning rate."
                 )
-        for name, value in merged.items():
-            getattr(self, f"{name}_frozen").assign(value)
-            getattr(self, name).assign(tf.zeros_like(value))
-        self.stage.assign(0)
 
     def set_input_owner(self, owner: Any) -> None:
         """Tells which stage owns each input: as a rule the `unit_owner` of the layer before.
 
+        `propagate_owners` does it for the layers of a stack.
+
         Args:
-            owner: Integers in 0..255 of the shape of `input_owner`; 0 for inputs that nobody may read.
+            owner: Integers in 0..254 of the shape of `input_owner`; 0 for inputs that nobody may read, 1 for
+                inputs that never change.
 
         Raises:
             ValueError: If the layer has no `input_owner`, the shape or the range is wrong, or a finished
@@ -132,6 +148,11 @@ class MaskedLayer(OwnedLayer):
                 f"Received: {type(self).__name__} with granularity={self.granularity!r}"
             )
         new = ownership.check_owner("owner", owner, self.input_owner.shape)
+        if np.any(new == NOT_TOLD):
+            raise ValueError(
+                f"`owner` should hold integers in 0..{NOT_TOLD - 1}: {NOT_TOLD} marks inputs whose owner "
+                f"nobody has told. Received: owner={new}"
+            )
         before, after = (self._reads(None, inputs) for inputs in (self.input_owner, new))
         if np.any((before ^ after) & ~self._mine(self._weight)):
             raise ValueError(
@@ -151,6 +172,16 @@ class MaskedLayer(OwnedLayer):
                 "call `begin(stage)` first."
             )
         return training
+
+    def _check_told(self, stage: int) -> None:
+        if self.input_owner is not None and np.any(self.input_owner == NOT_TOLD):
+            raise ValueError(
+                f"`begin({stage})` needs to know who owns the inputs of layer {self.name!r}, as frozen units "
+                "must not read what a later stage changes. Call `propagate_owners(layers)` for the layers of "
+                "a stack, after `prune` and before `freeze`, or for inputs that never change "
+                f"`set_input_owner(np.ones({tuple(self.input_owner.shape)}, np.uint8))`. "
+                "Received: a layer that was never told."
+            )
 
     def _set_owner(self, owner: np.ndarray) -> None:
         self.owner.assign(owner)

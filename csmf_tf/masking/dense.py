@@ -14,6 +14,10 @@ class MaskedDense(MaskedLayer, keras.layers.Dense):
     effective and `MaskedLayer` for the steps of a stage. While stage 1 owns everything,
     the outputs equal those of `Dense` bit for bit.
 
+    In granularity `"unit"` a stage after the first begins only when the layer was told who owns its inputs:
+    by `propagate_owners(layers)` after each `prune` and `begin` of a stack, or once by
+    `set_input_owner(np.ones(inputs, np.uint8))` for inputs that never change.
+
     Args:
         *args: As `keras.layers.Dense`.
         granularity: `"unit"`: stages own whole neurons, and a kernel entry is read when
@@ -32,6 +36,7 @@ class MaskedDense(MaskedLayer, keras.layers.Dense):
     array([[3., 3.]], dtype=float32)
     >>> layer.prune(keep=1)
     array([ True, False])
+    >>> layer.set_input_owner(np.ones(3, np.uint8))
     >>> layer.freeze()
     >>> layer.begin(2)
     array([ True, False])

@@ -5,6 +5,9 @@ from typing import Any
 from csmf_tf._keras import tf
 from csmf_tf.masking import ownership
 
+# The owner of an input before anyone has told it; no input may have stage 255 for an owner.
+NOT_TOLD = ownership.MAX_STAGE
+
 
 def along(values: Any, axes: tuple[int, ...], rank: int) -> Any:
     """Lays `values` along some axes of a kernel.
@@ -33,7 +36,8 @@ def reads(owner: Any, stage: int | None, input_owner: Any = None) -> Any:
     Args:
         owner: `uint8` tensor.
         stage: The objective, an `int`. `None` reads every owned weight.
-        input_owner: `uint8` tensor that broadcasts against `owner`. `None` where inputs have no owner.
+        input_owner: `uint8` tensor that broadcasts against `owner`; what is `NOT_TOLD` every unit reads.
+            `None` where inputs have no owner.
 
     Returns:
         A bool tensor.
@@ -47,7 +51,8 @@ def reads(owner: Any, stage: int | None, input_owner: Any = None) -> Any:
     active = owner >= 1 if stage is None else ownership.active(owner, stage)
     if input_owner is None:
         return active
-    return active & (input_owner >= 1) & (input_owner <= owner)
+    readable = (input_owner <= owner) | (input_owner == NOT_TOLD)
+    return active & (input_owner >= 1) & readable
 
 
 def select(live: Any, frozen: Any, read: Any, training: Any) -> Any:

@@ -19,6 +19,11 @@ class MaskedEinsumDense(MaskedLayer, keras.layers.EinsumDense):
     `MaskedLayer` for the steps of a stage. While stage 1 owns everything, the outputs equal those of
     `EinsumDense` bit for bit.
 
+    In granularity `"unit"` a stage after the first begins only when the layer was told who owns its inputs:
+    by `propagate_owners(layers)` after each `prune` and `begin` of a stack, or once by
+    `set_input_owner(np.ones(shape, np.uint8))` for inputs that never change,
+    with the shape of `input_owner`.
+
     Args:
         *args: As `keras.layers.EinsumDense`.
         granularity: `"unit"`: stages own whole units, and a kernel entry is read when

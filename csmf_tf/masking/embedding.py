@@ -16,6 +16,10 @@ class MaskedEmbedding(MaskedLayer, keras.layers.Embedding):
     is effective and `MaskedLayer` for the steps of a stage. While stage 1 owns everything,
     the outputs equal those of `Embedding` bit for bit.
 
+    Ids have no owners, so a table has no `input_owner` and begins every stage untold. A kernel of granularity
+    `"unit"` that reads its columns must be told who owns them: `propagate_owners([table, dense])`, or
+    `dense.set_input_owner(table.unit_owner)`, after each `prune` and `begin`.
+
     Args:
         *args: As `keras.layers.Embedding`.
         granularity: `"unit"`: stages own whole columns, so that the mask costs a byte per column. `"weight"`:

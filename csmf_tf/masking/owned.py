@@ -6,7 +6,7 @@ import numpy as np
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import ownership
-from csmf_tf.masking.effective import Presented, along, reads, select
+from csmf_tf.masking.effective import NOT_TOLD, Presented, along, reads, select
 
 GRANULARITIES = ("unit", "weight")
 
@@ -29,7 +29,8 @@ class OwnedLayer(keras.layers.Layer):
             `"unit"`: of the shape of its output units.
         stage: `uint8` scalar variable, the stage in training; 0 if there is none.
         input_owner: `uint8` variable, the owners of the inputs in granularity `"unit"`: a kernel entry is
-            read when `1 <= owner(in) <= owner(out)`. `None` in granularity `"weight"` and for tables.
+            read when `1 <= owner(in) <= owner(out)`. 255 until they are told: such inputs are read by every
+            unit, and no stage but the first can begin. `None` in granularity `"weight"` and for tables.
         bias_owner: `uint8` variable of the shape of the bias, `None` without one. A bias goes with the
             earliest owner of the weights of its unit.
     """
@@ -69,7 +70,7 @@ class OwnedLayer(keras.layers.Layer):
         self.owner = self._add_owner("owner", [shape[n] for n in self._unit_axes] if by_unit else shape)
         self.stage = self._add_owner("stage", [])
         if by_unit and self._weight == "kernel":
-            self.input_owner = self._add_owner("input_owner", [shape[n] for n in self._input_axes])
+            self.input_owner = self._add_owner("input_owner", [shape[n] for n in self._input_axes], NOT_TOLD)
         if "bias" in self._names():
             self.bias_owner = self._add_owner("bias_owner", self.bias.shape)
 
@@ -139,8 +140,9 @@ class OwnedLayer(keras.layers.Layer):
         """The attributes of the namesake that hold float weights, in the order of its `get_weights`."""
         return [name for name in (self._weight, "bias") if getattr(self, name, None) is not None]
 
-    def _add_owner(self, name: str, shape: Any) -> Any:
-        return self.add_weight(name, shape=shape, dtype="uint8", initializer="ones", trainable=False)
+    def _add_owner(self, name: str, shape: Any, owner: int = 1) -> Any:
+        initializer = keras.initializers.Constant(owner)
+        return self.add_weight(name, shape=shape, dtype="uint8", initializer=initializer, trainable=False)
 
     def _check_built(self) -> None:
         if self.owner is None:

@@ -1,6 +1,6 @@
 """Cumulative percentile pruning (CPP): which weights a stage gives up.
 
-Pure functions on numpy arrays, computed in float64.
+Pure functions on numpy arrays, computed in float64. "Paper" is CSMF, SIGIR 2025.
 """
 
 import math

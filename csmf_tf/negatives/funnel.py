@@ -36,7 +36,9 @@ def upstream_only(reached: Groups, positives: Groups, n_items: int) -> Groups:
 def draw_funnel_negatives(
     pool: Groups, users: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draws `count` funnel negatives for each user, with replacement.
+    """Draws up to `count` different funnel negatives for each user, every subset of that size alike.
+
+    Floyd's algorithm in all rows at once, so the cost does not grow with the pools.
 
     Args:
         pool: each user's upstream-only items, from `upstream_only`.
@@ -45,17 +47,23 @@ def draw_funnel_negatives(
         rng: the random generator.
 
     Returns:
-        int32 [R, count] item codes; -1 throughout where a user's pool is empty.
+        int32 [R, count] item codes; -1 fills rows whose user has fewer than `count` items.
 
     Example:
 
     >>> pool = group(np.array([0]), np.array([3]), n_users=2)
     >>> draw_funnel_negatives(pool, np.array([0, 1]), 2, np.random.default_rng(0)).tolist()
-    [[3, 3], [-1, -1]]
+    [[3, -1], [-1, -1]]
     """
-    sizes = pool.counts[users][:, None]
-    picks = pool.offsets[users][:, None] + (rng.random((len(users), count)) * sizes).astype(np.int64)
-    empty = np.broadcast_to(sizes == 0, picks.shape)
+    sizes = pool.counts[users]
+    widths = np.minimum(sizes, count)
+    picks = np.full((len(users), count), -1, np.int64)
+    for column in range(count):
+        last = sizes - widths + column
+        pick = rng.integers(0, last, endpoint=True)
+        taken = (picks[:, :column] == pick[:, None]).any(axis=1)
+        picks[:, column] = np.where(column < widths, np.where(taken, last, pick), -1)
+    found = picks >= 0
     drawn = np.full(picks.shape, -1, np.int32)
-    drawn[~empty] = pool.items[picks[~empty]]
+    drawn[found] = pool.items[(picks + pool.offsets[users][:, None])[found]]
     return drawn

@@ -62,6 +62,19 @@ def query(
 
     Warns:
         UnknownUserWarning: when the export holds its users and `user` is not among them.
+
+    Example:
+
+    >>> import tempfile
+    >>> from csmf_tf.serving.export import export
+    >>> def embed(features):
+    ...     return tf.ones_like(features["user_id"], tf.float32)[:, tf.newaxis] * [[1.0, 2.0]]
+    >>> signature = {"user_id": tf.TensorSpec([None], tf.string)}
+    >>> items, vectors, owner = ["cup", "hat"], [[1.0, 0.0], [0.0, 1.0]], [1, 2]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = export(embed, signature, items, vectors, owner, ["view", "buy"], folder, index="exact", k=2)
+    ...     query(folder, "ann", {"view": 1, "buy": 3}, k=2)
+    [('hat', 6.0), ('cup', 4.0)]
     """
     version = latest_version(directory)
     path = _version_path(directory, version)

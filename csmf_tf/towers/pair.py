@@ -118,7 +118,7 @@ class TowerPair(keras.layers.Layer):
             self._propagate_owners()
 
     def prune(self, stage, tau=None, share=None, leave=0):
-        """Frees what `stage` needs least, by `share` at least `leave` coordinates; see `CSMF.prune`."""
+        """Frees what `stage` needs least, and at least `leave` coordinates; see `CSMF.prune`."""
         groups = {"embedding": [*self.user.segment_layers, *self.item.segment_layers]}
         groups |= {name: [layer] for name, layer in self._inner_layers()}
         # All is chosen before the first is freed, so that an error leaves everything as it was.
@@ -138,7 +138,11 @@ class TowerPair(keras.layers.Layer):
         return {name: pruned for name, (_, pruned) in chosen.items()}
 
     def freeze(self):
-        """Moves what the stage in training owns to the frozen weights."""
+        """Moves what the stage in training owns to the frozen weights, in all layers or on an error none."""
+        for layer in self._masked_layers():
+            layer.check_freeze()
+        # A stage that was never pruned has not been told yet.
+        self._propagate_owners()
         for layer in self._masked_layers():
             layer.freeze()
 
@@ -176,7 +180,9 @@ class TowerPair(keras.layers.Layer):
 def _select(importance, owned, tau, share, leave=0):
     if share is None:
         freed = cumulative_percentile_prune(importance, owned, tau)
-        return freed, tau
+        if np.sum(freed) >= leave:
+            return freed, tau
+        return prune_to_count(importance, owned, max(int(owned.sum()) - leave, 1))
     # At least one stays: a stage that kept nothing of a layer could not be read through it.
     keep = min(max(min(round(share * owned.size), int(owned.sum()) - leave), 1), int(owned.sum()))
     return prune_to_count(importance, owned, keep)

@@ -5,11 +5,35 @@ import dataclasses
 import numpy as np
 
 from csmf_tf._keras import keras, tf
-from csmf_tf.masking import MaskedDense, MaskedEmbedding
+from csmf_tf.masking import MaskedDense, MaskedEmbedding, propagate_owners
 from csmf_tf.towers.features import Feature, identifiers
 
 # Spread of new embeddings, and of the output layer where they already reach the output (own choice).
 _SPREAD = 0.05
+
+
+@keras.saving.register_keras_serializable(package="csmf_tf")
+class KnownRows(keras.initializers.RandomNormal):
+    """Normal draws whose first rows, those of the pad and of what is unknown, are zero.
+
+    An unknown category then adds nothing, where a row that no training event reads would add noise.
+
+    Args:
+        unknown: how many rows are zero.
+        stddev: spread of the others.
+        seed: as in `keras.initializers.RandomNormal`.
+    """
+
+    def __init__(self, unknown, stddev=0.05, seed=None):
+        super().__init__(mean=0.0, stddev=stddev, seed=seed)
+        self.unknown = unknown
+
+    def __call__(self, shape, dtype=None, **kwargs):
+        draws = super().__call__(shape, dtype=dtype, **kwargs)
+        return tf.where(tf.range(shape[0])[:, tf.newaxis] < self.unknown, tf.zeros_like(draws), draws)
+
+    def get_config(self):
+        return {"unknown": self.unknown, "stddev": self.stddev, "seed": self.seed}
 
 
 class Tower(keras.layers.Layer):
@@ -65,7 +89,7 @@ class Tower(keras.layers.Layer):
             f.name: MaskedEmbedding(
                 f.rows,
                 embedding_dim if f.kind == "id" else f.dim,
-                embeddings_initializer=keras.initializers.RandomNormal(stddev=_SPREAD),
+                embeddings_initializer=KnownRows(f.rows - len(f.vocabulary), _SPREAD),
                 name=f"table_{plain[f.name]}",
                 dtype=self.dtype_policy,
             )
@@ -136,16 +160,16 @@ class Tower(keras.layers.Layer):
     def propagate_owners(self):
         """Tells each layer who owns its inputs, so that no stage reads what a later one may change."""
         if self.granularity == "weight":
+            # Each segment is computed in a pass of its own, in which its inputs never change.
+            propagate_owners([self.output_layer])
             return
-        owner = np.concatenate(
+        inputs = np.concatenate(
             [
                 self.tables[f.name].owner.numpy() if f.name in self.tables else np.ones(1, np.uint8)
                 for f in self.features
             ]
         )
-        for layer in [*self.hidden_layers, self.output_layer]:
-            layer.set_input_owner(owner)
-            owner = layer.unit_owner
+        propagate_owners([*self.hidden_layers, self.output_layer], inputs)
 
     def get_config(self):
         return {
