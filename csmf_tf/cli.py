@@ -20,15 +20,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 when the input was at fault (the reason is on stderr).
     """
+    # TensorFlow reports a missing GPU as an error; its Python errors come as exceptions all the same.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     args = _parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError, ImportError) as error:
+    except BrokenPipeError:
+        # The reader of our output has gone, say `head`: nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         if args.debug:
             raise
-        print(f"csmf-tf: error: {error}", file=sys.stderr)
+        print(f"csmf-tf: error: {_text(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,14 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. loss.l2=0.1"
     )
-    sub.add_argument("--quiet", action="store_true", help="one line an epoch instead of progress bars")
+    sub.add_argument("--quiet", action="store_true", help="plain lines instead of progress bars")
 
     sub = command("extend", _extend, "add an objective to a finished run", "build/run --behavior return")
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
     sub.add_argument("--behavior", required=True, metavar="NAME", help="the behaviour, as the log names it")
     sub.add_argument("--log", metavar="PATH", help="log in which it occurs (default that of the run)")
     sub.add_argument("--share", type=float, help="share of each layer to keep at most (default all free)")
-    sub.add_argument("--quiet", action="store_true", help="one line an epoch instead of progress bars")
+    sub.add_argument("--quiet", action="store_true", help="plain lines instead of progress bars")
 
     sub = command("evaluate", _evaluate, "measure a run on its test events", "build/run --json metrics.json")
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
@@ -111,7 +122,7 @@ def _simulate(args):
 
     simulation = simulate(args.users, args.items, seed=args.seed)
     simulation.write(args.out)
-    print(f"wrote {len(simulation.log):,} events to {os.path.join(args.out, 'events.csv.gz')}")
+    print(f"wrote events.csv.gz ({len(simulation.log):,} events), items.csv.gz and truth.npz to {args.out}")
 
 
 def _fit(args):
@@ -126,7 +137,7 @@ def _fit(args):
     # So that a resumed run ends with the same bits as an unbroken one.
     tf.config.experimental.enable_op_determinism()
     run = Run(args.out, config)
-    run.fit(verbose=2 if args.quiet else "auto")
+    run.fit(verbose=_verbose(args))
     print("\ncapacity: share of each layer per owner")
     print(format_capacity(run.model.capacity(), run.model.funnel))
     capacity_png(run.directory / "capacity.png", run.model.capacity(), run.model.funnel)
@@ -138,7 +149,7 @@ def _extend(args):
     from csmf_tf.run import Run
 
     tf.config.experimental.enable_op_determinism()
-    verbose = 2 if args.quiet else "auto"
+    verbose = _verbose(args)
     Run(args.directory).add_objective(args.behavior, args.log, args.share, verbose=verbose)
     print(f"\ndone: {args.directory}; measure it with `csmf-tf evaluate {args.directory}`")
 
@@ -170,7 +181,7 @@ def _export(args):
 def _query(args):
     from csmf_tf.serving.query import UnknownUserWarning, query
 
-    weights = _parse_weights(args.weights) if args.weights else None
+    weights = None if args.weights is None else _parse_weights(args.weights)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnknownUserWarning)
         answer = query(args.directory, args.user, weights, args.k)
@@ -184,15 +195,22 @@ def _query(args):
             print(f"{rank:>4}  {score:>10.4f}  {item}")
 
 
+def _verbose(args):
+    # Progress bars in a file would be a heap of backspaces.
+    return 2 if args.quiet or not sys.stdout.isatty() else "auto"
+
+
 def _parse_weights(text: str) -> dict[str, float]:
-    weights = {}
+    weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
         try:
+            if name.strip() in weights:
+                raise ValueError
             weights[name.strip()] = float(value)
         except ValueError:
             raise ValueError(
-                f"`--weights` should look like view=1,buy=3. Received: {part!r} in {text!r}"
+                f"`--weights` should look like view=1,buy=3, each name once. Received: {part!r} in {text!r}"
             ) from None
     return weights
 

@@ -16,7 +16,7 @@ import yaml
 
 from csmf_tf import build
 from csmf_tf._keras import tf
-from csmf_tf.cascade import Cascade, Schedule
+from csmf_tf.cascade import Cascade
 from csmf_tf.config import Config, from_dict, to_dict
 from csmf_tf.data.groups import Groups
 from csmf_tf.data.log import EventLog
@@ -25,6 +25,7 @@ from csmf_tf.data.store import load, save, save_split
 from csmf_tf.data.tables import pad_lists
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.model import CSMF
+from csmf_tf.schedule import Schedule
 from csmf_tf.serving.export import export
 from csmf_tf.towers.features import identifiers
 
@@ -67,7 +68,8 @@ class Run:
     def __init__(self, directory: str | os.PathLike[str], config: Config | None = None):
         self.directory = pathlib.Path(directory)
         path = self.directory / "config.yaml"
-        exists = path.exists()
+        # A run that never trained may be given another configuration.
+        exists = path.exists() and (config is None or (self.directory / "state.json").exists())
         if exists:
             self.config = from_dict(yaml.safe_load(path.read_text()))
             if config is not None:

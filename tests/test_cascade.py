@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from csmf_tf._keras import keras, tf
-from csmf_tf.cascade import Cascade, Schedule, default_shares
+from csmf_tf.cascade import Cascade
 from csmf_tf.config import from_dict
 from csmf_tf.data.simulator import simulate
 from csmf_tf.run import Run
+from csmf_tf.schedule import Schedule, default_shares
 
 FUNNEL = ("view", "cart", "buy")
 ROOT = pathlib.Path(__file__).parents[1]

@@ -93,10 +93,7 @@ def load(directory: str | os.PathLike[str]) -> Prepared:
     directory = pathlib.Path(directory)
     about = json.loads((directory / "about.json").read_text())
     users, items = (_read_features(directory / f"{name}.parquet") for name in ("users", "items"))
-    events = {
-        k: v.to_numpy()
-        for k, v in zip(*_columns(directory / about.get("events", "events.parquet")), strict=True)
-    }
+    events = {k: v.to_numpy() for k, v in zip(*_columns(directory / about["events"]), strict=True)}
     part = events.pop("part")
     whole = EventLog(
         **{"time": None, **events},

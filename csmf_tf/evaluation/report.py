@@ -172,7 +172,7 @@ def capacity_png(
         color = _FREE if k == len(objectives) else _COLORS[k % len(_COLORS)]
         bars = axes.barh(list(table), shares, left=left, color=color, edgecolor="white", label=owner)
         axes.bar_label(
-            bars, [f"{s:.0%}" if s >= 0.05 else "" for s in shares], label_type="center", fontsize=9
+            bars, [f"{s:.1%}" if s >= 0.05 else "" for s in shares], label_type="center", fontsize=9
         )
         left += shares
     axes.invert_yaxis()
