@@ -65,7 +65,7 @@ def test_simulate_writes_log_items_and_truth(work):
     folder, printed = work
     code, out, err = printed["simulate"]
     assert (code, err) == (0, "")
-    assert re.fullmatch(r"wrote [\d,]+ events to .*events\.csv\.gz\n", out)
+    assert re.fullmatch(r"wrote events\.csv\.gz \([\d,]+ events\), items\.csv\.gz and .* to .*\n", out)
     assert {file.name for file in (folder / "log").iterdir()} == {
         "events.csv.gz",
         "items.csv.gz",
@@ -198,7 +198,7 @@ BAD = {
     "no run to export": ("export {new} --out {new}", "{new} should be the directory of a run."),
     "unfinished run": ("evaluate {unfinished}", "should have a finished stage. Received: none"),
     "lost checkpoint": ("evaluate {lost}", "should be a checkpoint. Received:"),
-    "a folder for the JSON file": ("evaluate {work}/run --json {work}/log", "Is a directory: "),
+    "a folder for the JSON file": ("evaluate {work}/run --json {work}/log", "log.tmp: Is a directory"),
     "export of no results": (
         "export {work}/run --out {new} --index exact -k 0",
         "`k` should be a positive integer. Received: k=0",
@@ -211,8 +211,14 @@ BAD = {
     ),
     "weights of another form": (
         "query {work}/export --user u1 --weights view:1",
-        "`--weights` should look like view=1,buy=3. Received: 'view:1' in 'view:1'",
+        "`--weights` should look like view=1,buy=3, each name once. Received: 'view:1' in 'view:1'",
     ),
+    "weights that name an objective twice": (
+        "query {work}/export --user u1 --weights view=1,view=2",
+        "`--weights` should look like view=1,buy=3, each name once. Received: 'view=2' in",
+    ),
+    "weights of nothing": ("query {work}/export --user u1 --weights=", "Received: '' in ''"),
+    "no configuration": ("fit {new}.yaml --out {new}", "{new}.yaml: No such file or directory"),
     "weights of an unknown objective": (
         "query {work}/export --user u1 --weights view=1,like=2",
         "should name objectives of ['view', 'cart', 'buy']. Unknown: ['like'].",

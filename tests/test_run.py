@@ -287,8 +287,35 @@ def test_stranger_gets_the_answer_of_the_unknown_user(run, exported, served):
 # Errors, and what is unfinished
 
 
+def test_run_that_never_trained_takes_another_configuration(folder, tmp_path):
+    Run(tmp_path, config_of(folder))
+    assert Run(tmp_path, config_of(folder, model={"embedding_dim": 16})).model.owner.shape == (16,)
+    assert Run(tmp_path).config.model.embedding_dim == 16
+
+
+def test_run_whose_log_changed_is_refused(folder, tmp_path):
+    log = tmp_path / "events.csv.gz"
+    log.write_bytes((folder / "events.csv.gz").read_bytes())
+    (tmp_path / "items.csv.gz").write_bytes((folder / "items.csv.gz").read_bytes())
+    Run(tmp_path / "run", config_of(tmp_path))
+    (tmp_path / "run" / "state.json").touch()
+    Run(tmp_path / "run", config_of(tmp_path))
+    simulate(60, 50, seed=4, events_per_user=20).write(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"Received: other contents in ['{log}']")):
+        Run(tmp_path / "run", config_of(tmp_path))
+    log.unlink()
+    Run(tmp_path / "run", config_of(tmp_path))
+
+
+def test_xla_with_batches_of_changing_shape_is_refused(folder, tmp_path):
+    run = Run(tmp_path, config_of(folder, training={"jit_compile": True}))
+    with pytest.raises(ValueError, match=r"`training.jit_compile` should go with batches of fixed shape"):
+        run.stages()
+
+
 def test_run_with_another_configuration_is_refused_with_what_changed(folder, tmp_path):
     Run(tmp_path, config_of(folder))
+    (tmp_path / "state.json").touch()
     assert Run(tmp_path, config_of(folder)).config == config_of(folder)
     message = (
         f"The configuration should be that of the run in {tmp_path}, which is resumed. Received changes: "
