@@ -118,12 +118,6 @@ def config_of(folder, log=None, **sections):
     return from_dict({**defaults, **sections, "log": {**log, **paths}})
 
 
-@pytest.fixture(autouse=True, scope="module")
-def policy():
-    yield
-    keras.mixed_precision.set_global_policy("float32")
-
-
 @pytest.fixture(scope="module", params=CASES)
 def run(request, folder, tmp_path_factory):
     """A fitted run, read anew from its directory."""
