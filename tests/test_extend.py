@@ -249,3 +249,12 @@ def test_added_behaviour_trains_on_no_target(kind):
         assert (after.behavior == 2).any()
     if kind == "time":
         assert max(new.train.time.max(), new.validation.time.max()) < new.test.time.min()
+        cut = new.train.append(new.validation).time.max()
+        early = {*zip(user[times <= cut].tolist(), item[times <= cut].tolist(), strict=True)}
+        late = {*zip(user[times > cut].tolist(), item[times > cut].tolist(), strict=True)}
+        known = pairs[0] | pairs[1]
+        added = new.met.take(new.met.behavior == 2)
+        assert {*zip(added.user.tolist(), added.item.tolist(), strict=True)} == (late & known) - early
+        assert new.repeated - old.repeated == len(late & early & known)
+    else:
+        assert not len(new.met)

@@ -82,18 +82,27 @@ def test_every_event_is_in_one_part_or_counted(log, kind, seed):
     rest = Counter(rows_of(split.train, split.validation))
     assert not rest - Counter(rows_of(log))
     held = list((Counter(rows_of(log)) - rest).elements())
-    users, items, met = (
-        set(split.train.users),
-        set(split.train.items),
-        pairs_of(split.train, split.validation),
-    )
+    users, items = set(split.train.users), set(split.train.items)
     known = [row for row in held if row[0] in users and row[1] in items]
-    assert Counter(rows_of(split.test)) == Counter(row for row in known if row[:2] not in met)
+    furthest = {}
+    for user, item, behavior, *_ in rest:
+        place = split.train.funnel.index(behavior)
+        furthest[user, item] = max(place, furthest.get((user, item), 0))
+    new, met, repeated = [], [], set()
+    for row in known:
+        if row[:2] not in furthest:
+            new.append(row)
+        elif furthest[row[:2]] < split.train.funnel.index(row[2]):
+            met.append(row)
+        else:
+            repeated.add(row[:3])
+    assert Counter(rows_of(split.test)) == Counter(new)
+    assert Counter(rows_of(split.met)) == Counter(met)
     assert split.unknown_users == len({row[0] for row in held} - users)
     assert split.unknown_items == len({row[1] for row in held} - items)
-    assert split.met_pairs == len({row[:3] for row in known if row[:2] in met})
+    assert split.repeated == len(repeated)
     if kind != "time":
-        assert (split.unknown_users, split.met_pairs) == (0, 0)
+        assert (split.unknown_users, len(split.met), split.repeated) == (0, 0, 0)
 
 
 @given(log=LOGS, kind=st.sampled_from(KINDS), seed=st.integers(0, 99))

@@ -29,10 +29,10 @@ def make_log(n, timed=True, seed=0):
     )
 
 
-def make(timed=True, sizes=(5, 3, 4), users=None):
+def make(timed=True, sizes=(5, 3, 4, 2), users=None):
     parts = [make_log(n, timed, seed) for seed, n in enumerate(sizes)]
     users = {"user_id": USERS} | (users or {})
-    return Prepared(Split(*parts, unknown_users=7, unknown_items=8, met_pairs=9), users, {"item_id": ITEMS})
+    return Prepared(Split(*parts, repeated=9, unknown_users=7, unknown_items=8), users, {"item_id": ITEMS})
 
 
 def assert_equal_columns(one, other):
@@ -44,19 +44,19 @@ def assert_equal_columns(one, other):
 
 
 def assert_equal(one, other):
-    for log, same in zip(one.split[:3], other.split[:3], strict=True):
+    for log, same in zip(one.split[:4], other.split[:4], strict=True):
         for field in fields(EventLog):
             mine, its = getattr(log, field.name), getattr(same, field.name)
             np.testing.assert_array_equal(its, mine)
             assert getattr(its, "dtype", None) == getattr(mine, "dtype", None)
             assert type(its) is type(mine)
-    assert one.split[3:] == other.split[3:]
+    assert one.split[4:] == other.split[4:]
     assert_equal_columns(one.users, other.users)
     assert_equal_columns(one.items, other.items)
 
 
 @pytest.mark.parametrize("timed", [True, False])
-@pytest.mark.parametrize("sizes", [(5, 3, 4), (5, 0, 4)])
+@pytest.mark.parametrize("sizes", [(5, 3, 4, 2), (5, 0, 4, 0)])
 def test_loaded_is_saved(tmp_path, timed, sizes):
     prepared = make(timed, sizes)
     save(prepared, tmp_path / "run" / "data")
@@ -120,5 +120,5 @@ def test_a_killed_save_leaves_nothing_that_looks_whole(tmp_path, monkeypatch, fa
 
 def test_a_second_save_replaces_the_first(tmp_path):
     save(make(timed=False), tmp_path / "data")
-    save(make(sizes=(1, 2, 3)), tmp_path / "data")
-    assert_equal(make(sizes=(1, 2, 3)), load(tmp_path / "data"))
+    save(make(sizes=(1, 2, 3, 1)), tmp_path / "data")
+    assert_equal(make(sizes=(1, 2, 3, 1)), load(tmp_path / "data"))

@@ -14,7 +14,8 @@ def add_behavior(split: Split, log: EventLog, kind: Kind, seed: int = 0) -> Spli
     An event goes where its (user, item) pair is: to test, validation or training. Pairs that are new are
     drawn into the three parts, as many of a hundred as of the old ones (own choice). Under `"time"` the old
     cut holds too: a new pair is a test target when its first event comes after the last old event of training
-    and validation; later events of a pair that is met by then, and earlier ones of a test pair, are left out.
+    and validation; a later event of a pair that is known by then is a met target, unless the pair has the new
+    behaviour by then, and earlier events of a test pair are left out.
 
     Args:
         split: the old parts.
@@ -23,8 +24,8 @@ def add_behavior(split: Split, log: EventLog, kind: Kind, seed: int = 0) -> Spli
         seed: seed of the draws, >= 0.
 
     Returns:
-        The parts with the new events last and the new behaviour last in their funnels. `met_pairs` counts the
-        pairs with later events that were left out; unknown users and items are those of the old log.
+        The parts with the new events last and the new behaviour last in their funnels. Unknown users and
+        items are those of the old log.
 
     Raises:
         ValueError: if no event is left for training, or none for a validation part that others have.
@@ -36,7 +37,7 @@ def add_behavior(split: Split, log: EventLog, kind: Kind, seed: int = 0) -> Spli
     ...         np.array(user), np.array(item), np.zeros(len(user), np.int8), None, ids, ids, name
     ...     )
     >>> train, test = log([0, 1], [0, 1], ("view",)), log([0, 1], [2, 2], ("view",))
-    >>> old = Split(train, train.take(np.zeros(0, int)), test, 0, 0, 0)
+    >>> old = Split(train, train.take(np.zeros(0, int)), test, test.take(np.zeros(0, int)), 0, 0, 0)
     >>> new = add_behavior(old, log([0, 0], [0, 2], ("buy",)), "leave_last")
     >>> new.train.behavior.tolist(), new.test.item.tolist(), new.test.funnel
     ([0, 0, 1], [2, 2, 2], ('view', 'buy'))
@@ -50,33 +51,37 @@ def add_behavior(split: Split, log: EventLog, kind: Kind, seed: int = 0) -> Spli
     is_old = old[at] == new
 
     shares = np.bincount(part_of, minlength=3) / len(old)
-    kept = np.ones(len(log), bool)
     if kind == "time":
         cut = split.train.append(split.validation).time
         assert log.time is not None
         assert cut is not None
         late = log.time > cut.max()
-        early = np.bincount(pair, ~late, len(new)) > 0
+        done = np.bincount(pair, ~late, len(new)) > 0
         drawn = rng.random(len(new)) < shares[1] / (shares[0] + shares[1])
-        part = np.where(is_old, part_of[at], np.where(early, drawn, 2))
-        kept = late == (part[pair] == 2)
+        part = np.where(is_old, part_of[at], np.where(done, drawn, 2))[pair]
+        later = late & (part < 2)
+        part = np.select([late == (part == 2), later & ~done[pair]], [part, 3], -1)
+        repeated = len(np.unique(pair[later & done[pair]]))
     else:
-        part = np.where(is_old, part_of[at], rng.choice(3, len(new), p=shares))
-    met = np.unique(pair[~kept & (part[pair] < 2)])
+        part = np.where(is_old, part_of[at], rng.choice(3, len(new), p=shares))[pair]
+        repeated = 0
 
     funnel = (*split.train.funnel, *log.funnel)
     log = replace(log, behavior=np.full(len(log), len(funnel) - 1, np.int8), funnel=funnel)
-    added = [log.take(kept & (part[pair] == n)) for n in range(3)]
+    added = [log.take(part == n) for n in range(4)]
     for name, old_part, events in zip(("training", "validation"), parts, added, strict=False):
         if len(old_part) and not len(events):
             raise ValueError(
                 f"Behaviour '{funnel[-1]}' should have {name} events, of users and items that are known. "
                 f"Received: none among {len(log)} events; give a log with more of them"
             )
-    train, validation, test = (
-        replace(before, funnel=funnel).append(events) for before, events in zip(parts, added, strict=True)
+    train, validation, test, met = (
+        replace(before, funnel=funnel).append(events)
+        for before, events in zip((*parts, split.met), added, strict=True)
     )
-    return split._replace(train=train, validation=validation, test=test, met_pairs=split.met_pairs + len(met))
+    return split._replace(
+        train=train, validation=validation, test=test, met=met, repeated=split.repeated + repeated
+    )
 
 
 def _keys(log):

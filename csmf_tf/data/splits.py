@@ -12,24 +12,29 @@ KINDS: tuple[Kind, ...] = ("time", "item_holdout", "leave_last")
 
 
 class Split(NamedTuple):
-    """Three parts of a log with one vocabulary: the users and items of `train`.
+    """The parts of a log with one vocabulary: the users and items of `train`.
+
+    Known are the events of `train` and `validation`.
 
     Attributes:
         train: the events to learn from.
         validation: events of some users, held out of training by the same kind of split; may be empty.
-        test: the events to be predicted.
+        test: the events to be predicted, with items of which the user has no known event.
+        met: further events to be predicted, with items of which the user has known events, but of earlier
+            behaviours only; empty but in a time split.
+        repeated: number of distinct (user, item, behaviour) test targets that are left out, since the user
+            has a known event with the item of that behaviour or of a later one.
         unknown_users: number of users of the test part without a training event; their events are left out.
         unknown_items: number of items of the test part without a training event; their events are left out.
-        met_pairs: number of distinct (user, item, behaviour) test targets that are left out since the user
-            met the item in training or validation: a ranking without the met items cannot hit them.
     """
 
     train: EventLog
     validation: EventLog
     test: EventLog
+    met: EventLog
+    repeated: int
     unknown_users: int
     unknown_items: int
-    met_pairs: int
 
 
 def split_log(
@@ -41,7 +46,7 @@ def split_log(
     seed: int = 0,
     validation_users: float = 0.15,
 ) -> Split:
-    """Splits a log so that no test or validation target was met by its user in training.
+    """Splits a log so that no test or validation target is known of its user from training.
 
     - `"time"`: one cut for everyone, at the `at` quantile of the event times; the test part begins at it.
     - `"item_holdout"`: for each user, `fraction` of the distinct items over all behaviours is drawn (rounded
@@ -79,24 +84,18 @@ def split_log(
     >>> split.train.item.tolist(), split.test.item.tolist()
     ([0, 1], [1, 0])
     """
-    _check(log, kind, at=at, fraction=fraction, seed=seed, validation_users=validation_users)
-    draws, validation_draws, user_draws = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3)
-    )
+    _check(log, kind, at=at, fraction=fraction, seed=seed)
+    if not 0 <= validation_users < 1:
+        raise ValueError(
+            f"`validation_users` should be in [0, 1). Received: validation_users={validation_users}."
+        )
+    draws, validation_draws, user_draws = _generators(seed)
     pair, pair_user = _code_pairs(log)
-
-    def hold_out(part: EventLog, pair: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if kind == "time":
-            return _after_cut(part, at)
-        if kind == "leave_last":
-            return _last_items(part, pair, pair_user)
-        return _drawn_items(pair, pair_user, fraction, rng)
-
-    held = hold_out(log, pair, draws)
+    held = _hold_out(log, pair, pair_user, kind, at, fraction, draws)
     rest, rest_pair = log.take(~held), pair[~held]
-    test, test_pair = log.take(held), pair[held]
+    test = log.take(held)
     if len(rest) and validation_users:
-        held = hold_out(rest, rest_pair, validation_draws)
+        held = _hold_out(rest, rest_pair, pair_user, kind, at, fraction, validation_draws)
         held &= _sampled_users(rest, validation_users, user_draws)[rest.user]
         held = _predictable(rest, rest_pair, held)
     else:
@@ -105,20 +104,105 @@ def split_log(
 
     known_users, known_items = _flags(train.user, len(log.users)), _flags(train.item, len(log.items))
     known_user, known_item = known_users[test.user], known_items[test.item]
-    met = _flags(rest_pair, len(pair_user))[test_pair] & known_user & known_item
-    met_targets = test_pair[met] * len(log.funnel) + test.behavior[met]
     unknown_users, unknown_items = test.user[~known_user], test.item[~known_item]
-    test = test.take(known_user & known_item & ~met)
-
-    _check_parts(train, test, kind)
+    new, met, repeated = tell_apart(rest, test.take(known_user & known_item))
+    _check_parts(train, new, kind)
     return Split(
         train=_recode(train, known_users, known_items),
         validation=_recode(validation, known_users, known_items),
-        test=_recode(test, known_users, known_items),
+        test=_recode(new, known_users, known_items),
+        met=_recode(met, known_users, known_items),
+        repeated=repeated,
         unknown_users=len(np.unique(unknown_users)),
         unknown_items=len(np.unique(unknown_items)),
-        met_pairs=len(np.unique(met_targets)),
     )
+
+
+def held_out(
+    log: EventLog, kind: Kind, *, at: float = 0.9, fraction: float = 0.1, seed: int = 0
+) -> np.ndarray:
+    """Which events `split_log` holds out for testing, before it leaves out what cannot be predicted.
+
+    Args:
+        log: the events.
+        kind: as in `split_log`.
+        at: as in `split_log`.
+        fraction: as in `split_log`.
+        seed: as in `split_log`.
+
+    Returns:
+        bool `[n]`, in the order of the log.
+
+    Raises:
+        ValueError: as `split_log`, for its arguments.
+
+    Example:
+    >>> ids = np.array(["a", "b"], dtype=object)
+    >>> user, item = np.array([0, 0, 1, 1], np.int32), np.array([0, 1, 1, 0], np.int32)
+    >>> log = EventLog(user, item, np.zeros(4, np.int8), None, ids, ids, ("view",))
+    >>> held_out(log, "leave_last").tolist()
+    [False, True, False, True]
+    """
+    _check(log, kind, at=at, fraction=fraction, seed=seed)
+    return _hold_out(log, *_code_pairs(log), kind, at, fraction, _generators(seed)[0])
+
+
+def tell_apart(known: EventLog, held: EventLog) -> tuple[EventLog, EventLog, int]:
+    """Tells held-out events apart by what their users did before.
+
+    Args:
+        known: the known events.
+        held: events of the same users and items.
+
+    Returns:
+        The new ones, whose user has no known event with the item; the met ones, whose user has some, but of
+        earlier behaviours only; and the number of distinct (user, item, behaviour) of the rest, which only
+        repeat what the user has done.
+
+    Example:
+    >>> ids = np.array(["a", "b"], dtype=object)
+    >>> user, item = np.zeros(3, np.int32), np.array([0, 1, 0], np.int32)
+    >>> log = EventLog(user, item, np.array([0, 1, 1], np.int8), None, ids, ids, ("view", "buy"))
+    >>> new, met, repeated = tell_apart(log.take([0]), log.take([0, 1, 2]))
+    >>> new.item.tolist(), met.item.tolist(), repeated
+    ([1], [0], 1)
+    """
+    pairs, at = np.unique(_pair_keys(known), return_inverse=True)
+    # A last entry for pairs without a known event.
+    furthest = np.full(len(pairs) + 1, -1, np.int8)
+    np.maximum.at(furthest, at, known.behavior)
+    keys = _pair_keys(held)
+    place = np.searchsorted(pairs, keys)
+    place[(place < len(pairs)) & (np.append(pairs, -1)[place] != keys)] = len(pairs)
+    reached = furthest[place]
+    again = held.take(reached >= held.behavior)
+    repeated = len(np.unique(_pair_keys(again) * len(held.funnel) + again.behavior))
+    return held.take(reached < 0), held.take((reached >= 0) & (reached < held.behavior)), repeated
+
+
+def _pair_keys(log: EventLog) -> np.ndarray:
+    return log.user.astype(np.int64) * len(log.items) + log.item
+
+
+def _generators(seed: int) -> list[np.random.Generator]:
+    """For the test part, the validation part, and the users of the latter."""
+    return [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3)]
+
+
+def _hold_out(
+    log: EventLog,
+    pair: np.ndarray,
+    pair_user: np.ndarray,
+    kind: Kind,
+    at: float,
+    fraction: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    if kind == "time":
+        return _after_cut(log, at)
+    if kind == "leave_last":
+        return _last_items(log, pair, pair_user)
+    return _drawn_items(pair, pair_user, fraction, rng)
 
 
 def _after_cut(log: EventLog, at: float) -> np.ndarray:
@@ -165,7 +249,7 @@ def _predictable(log: EventLog, pair: np.ndarray, held: np.ndarray) -> np.ndarra
 
 def _code_pairs(log: EventLog) -> tuple[np.ndarray, np.ndarray]:
     """Codes the distinct (user, item) pairs by user; returns each event's pair and each pair's user."""
-    pairs, pair = np.unique(log.user.astype(np.int64) * len(log.items) + log.item, return_inverse=True)
+    pairs, pair = np.unique(_pair_keys(log), return_inverse=True)
     return pair, pairs // len(log.items)
 
 
@@ -186,18 +270,12 @@ def _recode(log: EventLog, known_users: np.ndarray, known_items: np.ndarray) -> 
     )
 
 
-def _check(
-    log: EventLog, kind: str, *, at: float, fraction: float, seed: int, validation_users: float
-) -> None:
+def _check(log: EventLog, kind: str, *, at: float, fraction: float, seed: int) -> None:
     if kind not in KINDS:
         raise ValueError(f"`kind` should be one of {', '.join(KINDS)}. Received: kind={kind!r}.")
     for name, share in (("at", at), ("fraction", fraction)):
         if not 0 < share < 1:
             raise ValueError(f"`{name}` should be between 0 and 1 (both excluded). Received: {name}={share}.")
-    if not 0 <= validation_users < 1:
-        raise ValueError(
-            f"`validation_users` should be in [0, 1). Received: validation_users={validation_users}."
-        )
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"`seed` should be an integer >= 0. Received: seed={seed!r}.")
     if kind == "time" and log.time is None:

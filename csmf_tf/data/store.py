@@ -14,8 +14,8 @@ from csmf_tf.data.log import EventLog
 from csmf_tf.data.splits import Split
 from csmf_tf.data.stream import objects
 
-_PARTS = ("train", "validation", "test")
-_COUNTS = ("unknown_users", "unknown_items", "met_pairs")
+_PARTS = ("train", "validation", "test", "met")
+_COUNTS = ("repeated", "unknown_users", "unknown_items")
 
 
 class Prepared(NamedTuple):
@@ -86,7 +86,7 @@ def load(directory: str | os.PathLike[str]) -> Prepared:
     >>> ids, none = objects(["a"]), np.zeros(0, np.int32)
     >>> log = EventLog(none, none, none.astype(np.int8), None, ids, ids, ("view",))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(Prepared(Split(log, log, log, 0, 0, 0), {"user": ids}, {"item": ids}), f"{folder}/data")
+    ...     save(Prepared(Split(log, log, log, log, 0, 0, 0), {"user": ids}, {"item": ids}), f"{folder}/data")
     ...     load(f"{folder}/data").split.train.funnel
     ('view',)
     """
@@ -101,8 +101,8 @@ def load(directory: str | os.PathLike[str]) -> Prepared:
         items=next(iter(items.values())),
         funnel=tuple(about["funnel"]),
     )
-    train, validation, test = (whole.take(part == n) for n in range(len(_PARTS)))
-    split = Split(train, validation, test, **{name: about[name] for name in _COUNTS})
+    train, validation, test, met = (whole.take(part == n) for n in range(len(_PARTS)))
+    split = Split(train, validation, test, met, **{name: about[name] for name in _COUNTS})
     return Prepared(split, users, items)
 
 
