@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csmf_tf.data import stream
-from csmf_tf.data.log import parse_times, read_log
+from csmf_tf.data.log import read_log
+from csmf_tf.data.times import parse_times
 
 FUNNEL = ("view", "cart", "buy")
 HEADER = "user_id,item_id,behavior,timestamp\n"
@@ -206,6 +207,7 @@ def test_the_row_of_a_bad_time_is_named(bad, row, csv):
 READ_AND_MEASURE = """
 import sys, pyarrow
 from csmf_tf.data.log import read_log
+from csmf_tf.data.times import parse_times
 log = read_log(sys.argv[1], user="u", item="i", behavior="b", timestamp="t", funnel=["view", "buy"])
 assert "tensorflow" not in sys.modules
 print(len(log), pyarrow.default_memory_pool().max_memory())

@@ -4,9 +4,9 @@ import csv
 import difflib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +71,24 @@ class Chunk(NamedTuple):
         )
 
 
-def stream(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[Chunk]:
+class CsvLayout(NamedTuple):
+    """How a CSV file without a header row is laid out.
+
+    Attributes:
+        names: the names of all columns, in order.
+        delimiter: the one character between two values.
+    """
+
+    names: Sequence[str]
+    delimiter: str = ","
+
+
+def stream(
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    layout: CsvLayout | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[Chunk]:
     """Reads some columns of a CSV or Parquet file in chunks, so that memory does not grow with the file.
 
     A CSV file (`.csv`, or `.csv.gz` and the other endings that Arrow decompresses) has a header row; its
@@ -81,6 +98,8 @@ def stream(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[Chunk]:
     Args:
         path: the file.
         columns: names of the columns to read; the others are skipped.
+        layout: for a CSV file without a header row, whose name may end in anything; None for one with it.
+        progress: called before each chunk of a CSV file with the number of bytes read since the last call.
 
     Yields:
         `Chunk`s in file order.
@@ -91,9 +110,12 @@ def stream(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[Chunk]:
     """
     first_row = 1
     try:
-        for file in _files(Path(path)):
-            batches = _read_parquet if file.suffix in _PARQUET else _read_csv
-            for batch in batches(file, columns):
+        for file in [Path(path)] if layout else _files(Path(path)):
+            if layout or file.suffix not in _PARQUET:
+                batches = _read_csv(file, columns, layout, progress)
+            else:
+                batches = _read_parquet(file, columns)
+            for batch in batches:
                 rows = np.arange(first_row, first_row + batch.num_rows)
                 first_row += batch.num_rows
                 yield Chunk(str(path), rows, dict(zip(batch.schema.names, batch.columns, strict=True)))
@@ -214,33 +236,59 @@ def _header(file: Path) -> list[str]:
     return header
 
 
-def _read_csv(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    _check_columns(file, columns, _header(file))
+def _read_csv(
+    file: Path,
+    columns: Sequence[str],
+    layout: CsvLayout | None,
+    progress: Callable[[int], object] | None,
+) -> Iterator[pa.RecordBatch]:
+    _check_columns(file, columns, list(layout.names) if layout else _header(file))
     ragged: list[pa.csv.InvalidRow] = []
+    told = 0
 
     def refuse(row: pa.csv.InvalidRow) -> str:
         ragged.append(row)
         return "error"
 
     try:
-        with pa.csv.open_csv(
-            str(file),
-            # Arrow numbers the rows it refuses only without threads; they gain nothing here.
-            read_options=pa.csv.ReadOptions(block_size=_CHUNK_BYTES, use_threads=False),
-            parse_options=pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=list(columns),
-                column_types=dict.fromkeys(columns, pa.string()),
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        ) as reader:
-            yield from reader
+        with (
+            open(file, "rb") as raw,
+            _decompressed(raw, file) as source,
+            pa.csv.open_csv(
+                source,
+                # Arrow numbers the rows it refuses only without threads; they gain nothing here.
+                read_options=pa.csv.ReadOptions(
+                    block_size=_CHUNK_BYTES, use_threads=False, column_names=layout and list(layout.names)
+                ),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=layout.delimiter if layout else ",",
+                    newlines_in_values=True,
+                    invalid_row_handler=refuse,
+                ),
+                convert_options=pa.csv.ConvertOptions(
+                    include_columns=list(columns),
+                    column_types=dict.fromkeys(columns, pa.string()),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            ) as reader,
+        ):
+            for batch in reader:
+                if progress:
+                    progress(raw.tell() - told)
+                    told = raw.tell()
+                yield batch
     except pa.ArrowInvalid:
         if not ragged:
             raise
+        header, expected = (0, "the layout") if layout else (1, "the header")
         raise ValueError(
-            f"{file}, data row {ragged[0].number - 1} (from 1, without the header): a row should have "
-            f"{ragged[0].expected_columns} fields, as the header has. "
+            f"{file}, data row {ragged[0].number - header} (from 1, without the header): a row should have "
+            f"{ragged[0].expected_columns} fields, as {expected} has. "
             f"Received: {ragged[0].actual_columns} in {ragged[0].text!r}."
         ) from None
+
+
+def _decompressed(raw: BinaryIO, file: Path) -> pa.NativeFile:
+    compression = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}.get(file.suffix)
+    return pa.input_stream(raw, compression=compression)

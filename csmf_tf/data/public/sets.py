@@ -1,0 +1,81 @@
+"""The table of public sets and their import."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from tqdm import tqdm
+
+from csmf_tf.data.public.aliccp import ALICCP
+from csmf_tf.data.public.aliexpress import ALIEXPRESS
+from csmf_tf.data.public.base import PublicSet
+from csmf_tf.data.public.kuairand import KUAIRAND
+from csmf_tf.data.public.movielens import movielens
+from csmf_tf.data.public.shops import RETAILROCKET, TAOBAO, TMALL
+from csmf_tf.data.public.source import recognise
+from csmf_tf.data.public.target import Imported, Target
+
+SETS: Mapping[str, PublicSet] = {
+    "taobao": TAOBAO,
+    "tmall": TMALL,
+    "retailrocket": RETAILROCKET,
+    "aliexpress": ALIEXPRESS,
+    "aliccp": ALICCP,
+    "kuairand": KUAIRAND,
+    "movielens": movielens(),
+}
+
+
+def import_set(
+    name: str,
+    files: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    thresholds: Sequence[float] | None = None,
+    progress: bool = False,
+) -> Imported:
+    r"""Turns the files of a known public set into a log, feature tables and a configuration for them.
+
+    Written are `events.parquet` (user_id, item_id, behavior and, where the set has times, timestamp),
+    `users.parquet` and `items.parquet` where the set has features, and `config.yaml`, for `csmf-tf fit`.
+    Files are read chunk by chunk: memory grows with the distinct ids, not with the rows. The folder is there
+    whole or not at all.
+
+    Args:
+        name: one of `SETS`.
+        files: the files of the set, in any order, but partners (a log and its features) in the same order.
+        out: the folder to be made.
+        thresholds: for movielens only, see `csmf_tf.data.public.movielens.movielens`.
+        progress: whether to show a bar, if on a terminal.
+
+    Returns:
+        What was written.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is no such set, a file is missing or laid out otherwise, a value is wrong (with
+            the number of its row), a behaviour has no event, or something is in the folder.
+
+    Example:
+    >>> import pathlib, tempfile
+    >>> rows = ["timestamp,visitorid,event,itemid,transactionid", "1433221332117,7,view,42,"]
+    >>> rows += ["1433221332118,7,addtocart,42,", "1433221332119,7,transaction,42,1"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "events.csv")
+    ...     _ = file.write_text("\n".join(rows))
+    ...     done = import_set("retailrocket", [file], pathlib.Path(folder, "out"))
+    >>> done.events
+    {'view': 1, 'cart': 1, 'buy': 1}
+    """
+    if name not in SETS:
+        known = "; ".join(f"{known} ({one.about})" for known, one in SETS.items())
+        raise ValueError(f"The set should be one of {known}. Received: {name!r}.")
+    if thresholds is not None and name != "movielens":
+        raise ValueError(f"`thresholds` belongs to movielens. Received: it with {name}; leave it out.")
+    one = SETS[name] if thresholds is None else movielens(thresholds)
+    target = Target(out, one.funnel, one.ignore, one.timed, one.features)
+    with tqdm(desc=f"reading {name}", unit="B", unit_scale=True, disable=None if progress else True) as bar:
+        sources = recognise(files, one.files, one.where, bar.update)
+        bar.total = sum(source.path.stat().st_size for of_role in sources.values() for source in of_role)
+        with target:
+            one.read(sources, target)
+    return target.imported
