@@ -17,10 +17,14 @@ if "tensorflow" in sys.modules:  # it has already picked its Keras: fail here, n
 if TYPE_CHECKING:
     from csmf_tf.cascade import Cascade as Cascade
     from csmf_tf.config import load_config as load_config
+    from csmf_tf.data.check import check as check
     from csmf_tf.data.log import EventLog as EventLog
     from csmf_tf.data.log import read_log as read_log
+    from csmf_tf.data.public import import_set as import_set
     from csmf_tf.data.simulator import simulate as simulate
     from csmf_tf.data.splits import split_log as split_log
+    from csmf_tf.evaluation.callback import EvaluationCallback as EvaluationCallback
+    from csmf_tf.evaluation.metrics import evaluate as evaluate
     from csmf_tf.masking import MaskedDense as MaskedDense
     from csmf_tf.masking import MaskedEinsumDense as MaskedEinsumDense
     from csmf_tf.masking import MaskedEmbedding as MaskedEmbedding
@@ -35,12 +39,16 @@ __version__ = "0.1.0"
 _MODULES = {
     "CSMF": "csmf_tf.model",
     "Cascade": "csmf_tf.cascade",
+    "EvaluationCallback": "csmf_tf.evaluation.callback",
     "EventLog": "csmf_tf.data.log",
     "MaskedDense": "csmf_tf.masking",
     "MaskedEinsumDense": "csmf_tf.masking",
     "MaskedEmbedding": "csmf_tf.masking",
     "Run": "csmf_tf.run",
+    "check": "csmf_tf.data.check",
+    "evaluate": "csmf_tf.evaluation.metrics",
     "export": "csmf_tf.serving.export",
+    "import_set": "csmf_tf.data.public",
     "load_config": "csmf_tf.config",
     "propagate_owners": "csmf_tf.masking",
     "query": "csmf_tf.serving.query",

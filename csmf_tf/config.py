@@ -122,9 +122,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """The cut-offs K of Recall@K and NDCG@K."""
+    """The cut-offs K of all metrics, and the working memory of a ranking in megabytes."""
 
     ks: Annotated[tuple[Size, ...], SOME, DISTINCT] = (50,)
+    memory_mb: Positive = 64.0
 
 
 @dataclass(frozen=True)

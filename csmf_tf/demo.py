@@ -10,11 +10,10 @@ import numpy as np
 
 from csmf_tf._keras import tf
 from csmf_tf.config import Config, from_dict
-from csmf_tf.data.groups import Groups
 from csmf_tf.data.simulator import load_truth, rows_of, simulate
 from csmf_tf.data.stream import columns_of
-from csmf_tf.evaluation.metrics import evaluate
-from csmf_tf.evaluation.report import capacity_png, format_capacity, format_table, tradeoff_png, weight_grid
+from csmf_tf.evaluation.tables import format_capacity, format_table
+from csmf_tf.reporting import write_evaluation
 from csmf_tf.run import Run
 from csmf_tf.serving.query import query
 
@@ -41,7 +40,8 @@ def demo(out: str | os.PathLike[str], data: str | None = None) -> None:
     run = Run(folder / "run", _config(data or folder / "log" / "events.csv.gz"))
     log = run.fit(verbose=2)
 
-    results = run.evaluate()
+    evaluation = run.evaluation()
+    results = evaluation.results
     print("\nafter each stage (test events, full catalogue, Recall@50 / NDCG@50)")
     references = {"popularity": results["baselines"]["popularity"]}
     if data is None:
@@ -57,8 +57,7 @@ def demo(out: str | os.PathLike[str], data: str | None = None) -> None:
     export = run.export(folder / "export")
     print(f"\nexported to {export}")
     _show_queries(folder / "export", run)
-    _plot(run, folder)
-    print(f"\n{folder}/tradeoff.png, {folder}/capacity.png; took {time.monotonic() - started:.0f} s")
+    print(f"\nreport: {write_evaluation(run, evaluation)}; took {time.monotonic() - started:.0f} s")
 
 
 def _config(path: str | os.PathLike[str]) -> Config:
@@ -82,13 +81,13 @@ def _best_possible(run: Run, directory: pathlib.Path) -> dict[str, dict[str, flo
     users, items = rows_of(train.users), rows_of(train.items)
     evaluator = run.evaluator()
 
-    def measure(objective: int, targets: Groups) -> dict[str, float]:
+    def measure(objective: int, name: str) -> dict[str, float]:
         def scores(who: np.ndarray) -> np.ndarray:
             return truth.log_probability(objective, users[who])[:, items]
 
-        return evaluate(scores, targets, evaluator.seen)
+        return evaluator.discovery(scores, name).summary()
 
-    return {name: measure(k, evaluator.targets[name]) for k, name in enumerate(run.model.funnel)}
+    return {name: measure(k, name) for k, name in enumerate(run.model.funnel)}
 
 
 def stage_table(log: list[dict[str, Any]], references: dict[str, dict[str, Any]]) -> str:
@@ -128,13 +127,3 @@ def _show_queries(directory: pathlib.Path, run: Run) -> None:
         asked = ", ".join(f"{name} {weight}" for name, weight in weights.items())
         items = " ".join(item for item, _ in query(directory, user, weights, k=8))
         print(f"user {user}, weights {asked}: {items}")
-
-
-def _plot(run: Run, folder: pathlib.Path) -> None:
-    funnel = run.model.funnel
-    evaluator = run.evaluator()
-    vectors = evaluator.vectors(run.model)
-    grid = weight_grid(len(funnel), steps=6)
-    recalls = [[evaluator.measure(vectors, name, row)["recall@50"] for name in funnel] for row in grid]
-    tradeoff_png(folder / "tradeoff.png", funnel, grid, np.array(recalls))
-    capacity_png(folder / "capacity.png", run.model.capacity(), funnel)

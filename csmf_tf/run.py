@@ -18,12 +18,11 @@ from csmf_tf import build
 from csmf_tf._keras import tf
 from csmf_tf.cascade import Cascade
 from csmf_tf.config import Config, from_dict, to_dict
-from csmf_tf.data.groups import Groups
-from csmf_tf.data.log import EventLog
 from csmf_tf.data.stages import StageData
 from csmf_tf.data.store import load, save, save_split
 from csmf_tf.data.tables import pad_lists
 from csmf_tf.evaluation.funnel import FunnelEvaluator
+from csmf_tf.evaluation.results import Evaluation, evaluate_model
 from csmf_tf.model import CSMF
 from csmf_tf.schedule import Schedule
 from csmf_tf.serving.export import export
@@ -178,6 +177,11 @@ class Run:
             self.prepared = self.prepared._replace(split=split)
         return self.fit(callbacks, verbose)
 
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What happened in training so far, see `Cascade`; empty when the stages were driven by hand."""
+        return self._cascade({}, None, 0).log
+
     def restore(self) -> "Run":
         """Reads the newest weights; a run still in training has what it learned so far. Returns itself."""
         self._cascade({}, None, 0).restore()
@@ -210,32 +214,39 @@ class Run:
     def validation(self) -> FunnelEvaluator:
         """The evaluator of the validation part, for users who did what is in the training part."""
         split = self.prepared.split
-        return self._evaluator(known=split.train, held=split.validation)
+        return self._evaluator(known=split.train, new=split.validation)
 
-    def evaluator(self) -> FunnelEvaluator:
+    def evaluator(self, progress: bool = False) -> FunnelEvaluator:
         """The evaluator of the test part, for users who did what is in the training and validation parts."""
         split = self.prepared.split
-        return self._evaluator(known=split.train.append(split.validation), held=split.test)
+        return self._evaluator(split.train.append(split.validation), split.test, split.met, progress)
 
-    def _evaluator(self, known: EventLog, held: EventLog) -> FunnelEvaluator:
-        users = build.user_features(self.config, self.prepared, self.model, known)
-        return FunnelEvaluator(users, _by_objective(held), known.items_of_users(), self.config.evaluate.ks)
+    def _evaluator(self, known, new, met=None, progress=False):
+        return FunnelEvaluator(
+            build.user_features(self.config, self.prepared, self.model, known),
+            known,
+            new,
+            met,
+            self.config.evaluate.ks,
+            memory_mb=self.config.evaluate.memory_mb,
+            progress=progress,
+        )
 
     def evaluate(self) -> dict[str, Any]:
-        """Test metrics of each finished objective, of all under equal weights, and of popularity."""
+        """Test metrics of each finished objective, of all under equal weights, and of baselines.
+
+        Returns:
+            nested dicts of plain numbers, see docs/evaluation.md.
+        """
+        return self.evaluation().results
+
+    def evaluation(self, progress: bool = False) -> Evaluation:
+        """What `evaluate` gives, with the metrics of each user."""
         self._check_finished()
-        evaluator, split = self.evaluator(), self.prepared.split
-        done = self.model.frozen_stages
-        equal = np.arange(len(self.model.funnel)) < done
-        known = _by_objective(split.train.append(split.validation))
-        return {
-            "objectives": evaluator.objectives(self.model),
-            "fused": evaluator.fused(self.model, equal),
-            "baselines": {"popularity": evaluator.popularity(known, len(split.train.items))},
-            "unknown_users": split.unknown_users,
-            "unknown_items": split.unknown_items,
-            "met_pairs": split.met_pairs,
-        }
+        split = self.prepared.split
+        results, tables = evaluate_model(self.model, self.evaluator(progress), self.log)
+        counts = {name: getattr(split, name) for name in ("repeated", "unknown_users", "unknown_items")}
+        return Evaluation(results | counts, tables)
 
     def export(self, directory: str | os.PathLike[str], index: str = "scann", k: int = 100) -> str:
         """Writes the next version of a SavedModel with an index of all items; returns its path.
@@ -286,10 +297,6 @@ class _Renamed(tf.Module):
 
     def __call__(self, raw):
         return self._embed({name: raw[given] for name, given in self._names.items()})
-
-
-def _by_objective(log: EventLog) -> dict[str, Groups]:
-    return {name: log.items_of_users(behavior) for behavior, name in enumerate(log.funnel)}
 
 
 def _check_same(directory, existing, config):

@@ -14,7 +14,8 @@ import sys
 import time
 
 import csmf_tf.cli
-import csmf_tf.evaluation.report
+import csmf_tf.evaluation.plots
+import csmf_tf.evaluation.tables
 import csmf_tf.run
 from csmf_tf._keras import tf
 

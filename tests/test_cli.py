@@ -101,7 +101,7 @@ def test_evaluate_prints_a_table_and_writes_json(work, tmp_path):
     folder, _ = work
     code, out, err = csmf("evaluate", folder / "run", "--json", tmp_path / "new" / "metrics.json")
     assert (code, err) == (0, "")
-    for word in [*FUNNEL, "popularity", "recall@50", "ndcg@50"]:
+    for word in [*FUNNEL, "popularity", "@50", "recall", "ndcg", "coverage"]:
         assert word.lower() in out.lower()
     results = json.loads((tmp_path / "new" / "metrics.json").read_text())
     assert list(results["objectives"]) == list(results["fused"]) == FUNNEL
@@ -109,6 +109,8 @@ def test_evaluate_prints_a_table_and_writes_json(work, tmp_path):
     for metrics in results["objectives"].values():
         assert set(metrics) >= {"recall@50", "ndcg@50", "users"}
     assert {"unknown_users", "unknown_items"} <= set(results)
+    assert f"report: {folder / 'run' / 'report' / 'index.html'}" in out
+    assert (folder / "run" / "report" / "index.html").read_text().startswith("<!doctype html>")
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["metrics.json"]
     code, out, _ = csmf("evaluate", folder / "run", "--json", "-")
     assert code == 0
@@ -266,7 +268,9 @@ def test_debug_shows_the_traceback(tmp_path):
         main(["evaluate", str(tmp_path), "--debug"])
 
 
-@pytest.mark.parametrize("name", ["simulate", "fit", "evaluate", "export", "query", "demo"])
+@pytest.mark.parametrize(
+    "name", ["simulate", "import", "check", "fit", "evaluate", "compare", "export", "query", "demo"]
+)
 def test_help_shows_an_example_that_parses(name):
     code, out, _ = csmf(name, "--help")
     assert code == 0

@@ -40,7 +40,7 @@ loss: {kind: sampled, uniform_negatives: 64, in_batch: false, funnel_negatives: 
 capacity: {shares: [0.6, 0.3, 0.1], tau: null}
 training: {epochs: 3, recover_epochs: 0, recover_share: 0.5, patience: 2, batch_size: 256, optimizer: adagrad,
            learning_rate: 0.05, seed: 3, mixed_precision: true, jit_compile: true}
-evaluate: {ks: [10, 50]}
+evaluate: {ks: [10, 50], memory_mb: 32.0}
 """
 
 

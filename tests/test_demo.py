@@ -34,9 +34,11 @@ def table(printed):
 
 
 def check_results(folder, printed):
-    for figure in ("tradeoff.png", "capacity.png"):
-        assert (folder / figure).read_bytes().startswith(b"\x89PNG")
-        assert f"{folder}/{figure}" in printed
+    report = folder / "run" / "report"
+    for figure in ("tradeoff.png", "capacity.png", "learning.png", "retention.png"):
+        assert (report / figure).read_bytes().startswith(b"\x89PNG")
+    assert f"report: {report}/index.html" in printed
+    assert "Re-engagement" in (report / "index.html").read_text()
     assert "all objectives ranked under equal weights" in printed
     assert "capacity: share of each layer per owner" in printed
     queries = [line for line in printed.splitlines() if line.startswith("user ")]

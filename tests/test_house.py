@@ -40,13 +40,17 @@ def test_import_loads_nothing_heavy():
     assert not loaded("import csmf_tf") & {"tensorflow", "scann", "numpy", "pyarrow", "matplotlib"}
 
 
-@pytest.mark.parametrize("names", ["load_config", "EventLog, read_log, split_log, simulate"])
+@pytest.mark.parametrize(
+    "names", ["load_config", "EventLog, read_log, split_log, simulate, check, import_set, evaluate"]
+)
 def test_names_that_need_no_tensorflow_do_not_load_it(names):
     assert "tensorflow" not in loaded(f"from csmf_tf import {names}")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"]])
-def test_command_line_help_does_not_load_tensorflow(arguments):
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["fit", "--help"], ["compare", "a", "b"], ["check", "no.csv"]]
+)
+def test_commands_without_a_model_do_not_load_tensorflow(arguments):
     call = f"from csmf_tf.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
     assert not loaded(call) & {"tensorflow", "scann"}
 

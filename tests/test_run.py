@@ -212,12 +212,12 @@ def test_evaluate_gives_what_the_contract_says(run, results):
     for table in (results["objectives"], results["fused"], results["baselines"]["popularity"]):
         assert list(table) == funnel
         for metrics in table.values():
-            assert set(metrics) >= {"recall@50", "ndcg@50", "users"}
-            assert all(0 <= value <= 1 for name, value in metrics.items() if name != "users")
+            assert set(metrics) >= {"recall@50", "ndcg@50", "coverage@50", "users", "skipped", "intervals"}
+            for metric, (low, high) in metrics["intervals"].items():
+                assert 0 <= low <= metrics[metric] <= high <= 1
     for name in funnel:
         assert results["objectives"][name]["users"] == results["fused"][name]["users"] > 0
-    assert isinstance(results["unknown_users"], int)
-    assert isinstance(results["unknown_items"], int)
+    assert all(isinstance(results[name], int) for name in ("repeated", "unknown_users", "unknown_items"))
 
 
 def test_evaluate_ranks_the_full_catalogue_without_the_items_met_in_training(run, results):
@@ -245,7 +245,11 @@ def test_log_of_the_fit_measures_every_finished_objective_and_none_moves(run, re
     assert [list(table) for table in measured] == [funnel[:n] for n in range(1, len(funnel) + 1)]
     for before, after in itertools.pairwise(measured):
         assert {name: after[name] for name in before} == before
-    assert measured[-1] == results["objectives"]
+    for name, metrics in measured[-1].items():
+        final = dict(results["objectives"][name])
+        assert final.pop("intervals")
+        assert final == metrics
+        assert results["retention"][name][funnel[-1]] == metrics[results["metric"]]
 
 
 def test_query_from_a_process_without_csmf_tf_ranks_as_the_model_does(run, exported, served):

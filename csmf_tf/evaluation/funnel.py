@@ -1,15 +1,22 @@
-"""Evaluation of a model: each objective by its own score, and all of them under fusion weights."""
+"""Evaluation on a funnel: each objective by a score of its own, on what is new to a user and what was met."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from csmf_tf.data.groups import Groups
+from csmf_tf.data.groups import Groups, group
+from csmf_tf.data.log import EventLog
 from csmf_tf.data.users import UserFeatures
-from csmf_tf.evaluation.metrics import evaluate, evaluate_static, popularity_scores
+from csmf_tf.evaluation.baselines import popularity_scores
+from csmf_tf.evaluation.metrics import means, shown_metrics, user_metrics
+from csmf_tf.evaluation.ranking import MEMORY_MB, UserScores, rank, top_k
+from csmf_tf.evaluation.statistics import intervals
 from csmf_tf.model import CSMF
 from csmf_tf.serving.fusion import query_scale
+
+Scores = UserScores | tuple[np.ndarray, np.ndarray]
+"""A function of user codes [B] that gives [B, N], or the vectors (users [U, D], items [N, D])."""
 
 
 class Vectors(NamedTuple):
@@ -19,64 +26,147 @@ class Vectors(NamedTuple):
     items: np.ndarray
     owner: np.ndarray
 
+    def weighed(self, weights: np.ndarray) -> Scores:
+        """The vectors under fusion weights, numeric [K]."""
+        return self.users * query_scale(self.owner, np.asarray(weights, np.float32)).numpy(), self.items
+
+
+class Measured(NamedTuple):
+    """What one ranking gave.
+
+    Attributes:
+        users: int64 `[n]`, codes of the users with a target.
+        targets: the items to be found for each user code.
+        values: metrics of each of them, float64 `[n]`, see `user_metrics`.
+        shown: metrics of what they were shown, see `shown_metrics`.
+        skipped: number of users without a target.
+    """
+
+    users: np.ndarray
+    targets: Groups
+    values: dict[str, np.ndarray]
+    shown: dict[str, float]
+    skipped: int
+
+    def summary(self, with_intervals: bool = False) -> dict[str, Any]:
+        """Means over the users, with 95 % bootstrap intervals on request, and counts of users."""
+        summary = means(self.values)
+        users = summary.pop("users")
+        summary |= self.shown | {"users": users, "skipped": self.skipped}
+        if with_intervals and users:
+            summary["intervals"] = {name: list(bounds) for name, bounds in intervals(self.values).items()}
+        return summary
+
 
 class FunnelEvaluator:
-    """Measures a model on held-out targets, over the full catalogue.
+    """Measures rankings of the full catalogue on held-out events.
+
+    A *known* event is one before the cut. A target is *new* when its user has no known event with the item,
+    and *met* when there are some, but of behaviours upstream of the target's only.
 
     Args:
         users: features of the users at the moment of the question.
-        targets: dict of objective to the held-out items of each user.
-        seen: items of each user that are left out of the ranking.
+        known: the known events.
+        new: the held-out events whose targets are new.
+        met: the held-out events whose targets were met; None for none.
         ks: cut-offs; the first one's recall judges epochs.
+        memory_mb: bound in megabytes of a ranking's working memory.
+        progress: whether to show a progress bar for each ranking.
     """
 
     def __init__(
-        self, users: UserFeatures, targets: Mapping[str, Groups], seen: Groups, ks: Sequence[int] = (50,)
+        self,
+        users: UserFeatures,
+        known: EventLog,
+        new: EventLog,
+        met: EventLog | None = None,
+        ks: Sequence[int] = (50,),
+        *,
+        memory_mb: float = MEMORY_MB,
+        progress: bool = False,
     ):
+        met = new.take(np.zeros(0, np.int64)) if met is None else met
+        self.known = known
+        self.targets = _by_objective(new)
+        self.met_targets = _by_objective(met)
+        self.seen = known.items_of_users()
+        self.metric = f"recall@{ks[0]}"
         self._users = users
-        self.targets = dict(targets)
-        self.seen = seen
+        self._either = _by_objective(new.append(met))
+        # A later behaviour implies the earlier ones.
+        self._done = {
+            name: known.take(known.behavior >= behavior).items_of_users()
+            for behavior, name in enumerate(known.funnel)
+            if self.met_targets[name].counts.any()
+        }
+        self._popularity = popularity_scores(self.seen, len(known.items))
         self._ks = tuple(ks)
+        self._options: dict[str, Any] = {"memory_mb": memory_mb, "progress": progress}
+
+    def sample(self, users: int, seed: int = 0) -> "FunnelEvaluator":
+        """An evaluator of at most so many users with a target, drawn at random."""
+        some = object.__new__(FunnelEvaluator)
+        some.__dict__ |= self.__dict__
+        chosen = np.flatnonzero(np.sum([t.counts for t in self._either.values()], axis=0))
+        drawn = np.random.default_rng(seed).permutation(chosen)[:users]
+        for name in ("targets", "met_targets", "_either"):
+            setattr(some, name, {k: _only(targets, drawn) for k, targets in getattr(self, name).items()})
+        return some
 
     def vectors(self, model: CSMF, objectives: Sequence[str] | None = None) -> Vectors:
         """Embeds the catalogue and all users with a target of one of the objectives (by default any)."""
-        chosen = self.targets.values() if objectives is None else [self.targets[n] for n in objectives]
-        who = np.flatnonzero(np.sum([t.counts for t in chosen], axis=0))
+        names = self.targets if objectives is None else objectives
+        who = np.flatnonzero(np.sum([self._either[name].counts for name in names], axis=0))
         items = model.item_vectors()
-        vectors = np.zeros((len(self.seen.counts), items.shape[1]), np.float32)
+        vectors = np.zeros((len(self.known.users), items.shape[1]), np.float32)
         if len(who):
             vectors[who] = model.user_vectors(self._users.latest(who))
         return Vectors(vectors, items, model.owner)
 
-    def measure(self, vectors: Vectors, objective: str, weights: np.ndarray) -> dict[str, float]:
-        """Metrics on one objective's targets when ranked under fusion weights, numeric [K]."""
-        scale = query_scale(vectors.owner, np.asarray(weights, np.float32)).numpy()
+    def discovery(self, scores: Scores, objective: str) -> Measured:
+        """Ranks without anything a user has a known event with; targets are the new ones."""
         targets = self.targets[objective]
-        return evaluate((vectors.users * scale, vectors.items), targets, self.seen, self._ks)
+        users = np.flatnonzero(targets.counts)
+        return self._measured(self._rank(scores, users, self.seen), users, targets)
 
-    def objectives(self, model: CSMF) -> dict[str, dict[str, float]]:
-        """Metrics of every finished objective with targets by its own score `s_k`."""
-        vectors = self.vectors(model)
-        weights = np.eye(len(model.funnel), dtype=np.float32)
+    def together(self, scores: Scores) -> dict[str, Measured]:
+        """As `discovery`, of all objectives by one ranking."""
+        users = np.flatnonzero(np.sum([targets.counts for targets in self.targets.values()], axis=0))
+        ranked = self._rank(scores, users, self.seen)
+        return {name: self._measured(ranked, users, targets) for name, targets in self.targets.items()}
+
+    def with_met(self, scores: Scores, objective: str) -> dict[str, Measured]:
+        """Ranks without what a user has done under the objective or a later one, but with what was met.
+
+        Args:
+            scores: what ranks.
+            objective: one of those with a met target.
+
+        Returns:
+            the metrics of "all" targets, and by the same ranking of the "met" and the "new" ones alone.
+        """
+        parts = {"all": self._either, "met": self.met_targets, "new": self.targets}
+        users = np.flatnonzero(parts["all"][objective].counts)
+        ranked = self._rank(scores, users, self._done[objective])
+        return {name: self._measured(ranked, users, part[objective]) for name, part in parts.items()}
+
+    def objectives(self, model: CSMF) -> dict[str, dict[str, Any]]:
+        """Discovery metrics of every finished objective with targets by its own score `s_k`."""
+        vectors, own = self.vectors(model), np.eye(len(model.funnel))
         done = model.funnel[: model.frozen_stages]
         return {
-            name: self.measure(vectors, name, weights[k])
+            name: self.discovery(vectors.weighed(own[k]), name).summary()
             for k, name in enumerate(done)
             if name in self.targets
         }
 
-    def fused(self, model: CSMF, weights: np.ndarray) -> dict[str, dict[str, float]]:
-        """Metrics of every objective's targets under one weighing of all objectives."""
-        vectors = self.vectors(model)
-        return {name: self.measure(vectors, name, weights) for name in self.targets}
-
     def judge(self, model: CSMF, objective: str) -> dict[str, float]:
         """Recall and NDCG of one objective, for the choice of epochs; empty targets are an error."""
         self.check_targets([objective])
-        weights = np.zeros(len(model.funnel), np.float32)
-        weights[model.funnel.index(objective)] = 1
-        metrics = self.measure(self.vectors(model, [objective]), objective, weights)
-        return {name: value for name, value in metrics.items() if name != "users"}
+        own = np.eye(len(model.funnel))[model.funnel.index(objective)]
+        scores = self.vectors(model, [objective]).weighed(own)
+        metrics = self.discovery(scores, objective).summary()
+        return {name: value for name, value in metrics.items() if name.startswith(("recall@", "ndcg@"))}
 
     def check_targets(self, objectives: Iterable[str]) -> None:
         """Raises a ValueError when an objective has no target by which epochs could be judged."""
@@ -87,9 +177,31 @@ class FunnelEvaluator:
                     "`validation_users`, or hold out more"
                 )
 
-    def popularity(self, train: Mapping[str, Groups], n_items: int) -> dict[str, dict[str, float]]:
-        """Metrics of ranking by the number of training users with that behaviour."""
-        return {
-            name: evaluate_static(popularity_scores(train[name], n_items), targets, self.seen, self._ks)
-            for name, targets in self.targets.items()
-        }
+    def _rank(self, scores: Scores, users: np.ndarray, left_out: Groups) -> np.ndarray:
+        k = max(self._ks)
+        if isinstance(scores, tuple):
+            user_vectors, item_vectors = scores
+            return top_k(user_vectors[users], item_vectors, left_out, users, k, **self._options)
+        return rank(scores, left_out, users, k, **self._options)
+
+    def _measured(self, ranked: np.ndarray, users: np.ndarray, targets: Groups) -> Measured:
+        measured = np.flatnonzero(targets.counts[users])
+        ranked, users = ranked[measured], users[measured]
+        return Measured(
+            users,
+            targets,
+            user_metrics(ranked, targets, users, self._ks),
+            shown_metrics(ranked, self._ks, len(self.known.items), self._popularity),
+            len(self.known.users) - len(users),
+        )
+
+
+def _by_objective(log: EventLog) -> dict[str, Groups]:
+    return {name: log.items_of_users(behavior) for behavior, name in enumerate(log.funnel)}
+
+
+def _only(groups: Groups, users: np.ndarray) -> Groups:
+    """The same groups, empty but for some users."""
+    who = np.repeat(np.arange(len(groups.counts)), groups.counts)
+    kept = np.isin(who, users)
+    return group(who[kept], groups.items[kept], len(groups.counts))

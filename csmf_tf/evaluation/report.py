@@ -1,262 +1,209 @@
-"""Text tables and plots: metrics, capacity, and how the objectives trade off under fusion weights."""
+"""The evaluation of a run as one HTML page that needs nothing else, and its plots as PNGs."""
 
+import base64
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+import pathlib
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-# Okabe and Ito: told apart by colour-blind readers too.
-_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
-_FREE = "#D9D9D9"
-_GROUPS = ("objectives", "baselines")
+from csmf_tf.evaluation.curves import learning_curves
+from csmf_tf.evaluation.plots import COLORS, capacity_png, learning_png, retention_png, tradeoff_png
+from csmf_tf.evaluation.tables import Shares, capacity_rows, format_metric
 
-Shares = Sequence[float] | np.ndarray
-
-
-def format_table(results: Mapping[str, Any]) -> str:
-    """Metrics as an aligned text table.
-
-    Args:
-        results: nested mappings with metrics (name -> number) at the leaves, such as the JSON of
-            `csmf-tf evaluate`. The names on the way to a leaf, but for "objectives" and "baselines", name its
-            row; numbers on the outermost level are printed below the table.
-
-    Returns:
-        The table, without a newline at its end. Metrics over 0 users are shown as "-".
-
-    Example:
-        >>> view = {"recall@50": 0.1637, "users": 1200}
-        >>> print(format_table({"objectives": {"view": view}, "fused": {"view": view}, "unknown_items": 3}))
-                    recall@50  users
-        view           0.1637  1,200
-        fused view     0.1637  1,200
-        unknown_items: 3
-    """
-    rows, below = dict(_leaves(results)), []
-    if () in rows:
-        below = [f"{name}: {_number(value)}" for name, value in rows.pop(()).items()]
-    columns = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
-    cells = [["", *columns]]
-    for label, metrics in rows.items():
-        measured = metrics.get("users", 1) != 0
-        values = [_number(metrics[name]) if name in metrics else "" for name in columns]
-        shown = [
-            value if measured or name == "users" else "-" for name, value in zip(columns, values, strict=True)
-        ]
-        cells.append([" ".join(label), *shown])
-    return "\n".join(_aligned(cells) + below)
+_PAGE = "index.html"
+_PLOTS = ("tradeoff.png", "capacity.png", "learning.png", "retention.png")
+_HEADINGS = {
+    "recall": "Recall",
+    "ndcg": "NDCG",
+    "hit_rate": "Hit rate",
+    "mrr": "MRR",
+    "map": "MAP",
+    "coverage": "Coverage",
+    "popular": "Popular",
+}
 
 
-def format_capacity(capacity: Mapping[str, Shares], objectives: Sequence[str]) -> str:
-    """Capacity as an aligned text table: the share of each layer that each objective owns.
+def write_report(
+    folder: str | os.PathLike[str],
+    *,
+    title: str,
+    results: Mapping[str, Any],
+    capacity: Mapping[str, Shares],
+    log: Iterable[Mapping[str, Any]],
+    funnel: Sequence[str],
+    tradeoff: tuple[np.ndarray, np.ndarray] | None = None,
+    setting: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes `index.html` and the plots of an evaluation.
+
+    The page holds its style and its plots, so it can be sent or archived alone, and loads nothing. Files of
+    an older report are replaced one by one once all of the new one is written; other files stay.
 
     Args:
+        folder: where the files go; made if it is not there.
+        title: heading of the page.
+        results: what `Run.evaluate` gives.
         capacity: layer -> shares `[K + 1]`, of the free part first and then of each objective.
-        objectives: the K names, upstream first.
+        log: what `Run.fit` returns, for the learning curves.
+        funnel: the K objectives, upstream first.
+        tradeoff: weights `[P, J]` and `results["metric"]` `[P, J]` under each of them, of the first J >= 2
+            objectives, as `tradeoff_png` takes them; None leaves the plot out.
+        setting: what the run was: name -> text, number, or mapping of such; text of several lines, such as
+            the configuration, is folded.
 
     Returns:
-        The table, without a newline at its end.
+        The path of `index.html`.
 
     Raises:
-        ValueError: if a layer does not have K + 1 shares.
+        ValueError: if shapes do not match `funnel`.
 
     Example:
-        >>> print(format_capacity({"embedding": [0.2, 0.5, 0.3]}, ["view", "buy"]))
-                    view    buy   free
-        embedding  50.0%  30.0%  20.0%
+        >>> leaf = {"recall@50": 0.5, "users": 2, "skipped": 0, "intervals": {"recall@50": [0.0, 1.0]}}
+        >>> results = {
+        ...     "objectives": {"view": leaf},
+        ...     "fused": {"view": leaf},
+        ...     "baselines": {"popularity": {"view": leaf}},
+        ...     "met_shown": {},
+        ...     "retention": {"view": {"view": 0.5}},
+        ...     "metric": "recall@50",
+        ...     "targets": {"view": {"new": 3, "met": 0}},
+        ...     "unknown_users": 1,
+        ... }
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_report(
+        ...         folder,
+        ...         title="A run",
+        ...         results=results,
+        ...         capacity={"embedding": [0.2, 0.8]},
+        ...         log=[],
+        ...         funnel=["view"],
+        ...     )
+        ...     sorted(file.name for file in path.parent.iterdir())
+        ['capacity.png', 'index.html']
     """
-    table = _shares(capacity, objectives)
-    cells = [["", *objectives, "free"]]
-    cells += [[layer, *(f"{share:.1%}" for share in shares)] for layer, shares in table.items()]
-    return "\n".join(_aligned(cells))
-
-
-def weight_grid(objectives: int, steps: int = 10) -> np.ndarray:
-    """Fusion weights that `tradeoff_png` can draw.
-
-    Args:
-        objectives: the number K of objectives.
-        steps: number of intervals along an edge of the simplex.
-
-    Returns:
-        float64 `[P, K]`, rows that sum to 1: for K <= 3 the regular lattice over the simplex; for K > 3 the
-        edge from the first to the last objective.
-
-    Example:
-        >>> weight_grid(2, steps=2).tolist()
-        [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
-        >>> weight_grid(3, steps=10).shape
-        (66, 3)
-    """
-    if objectives > 3:
-        edge = weight_grid(2, steps)
-        return np.concatenate([edge[:, :1], np.zeros((len(edge), objectives - 2)), edge[:, 1:]], axis=1)
-    counts = product(range(steps + 1), repeat=objectives)
-    return np.array([row for row in counts if sum(row) == steps]) / steps
-
-
-def tradeoff_png(
-    path: str | os.PathLike[str],
-    objectives: Sequence[str],
-    weights: np.ndarray,
-    recalls: np.ndarray,
-    metric: str = "recall@50",
-) -> None:
-    """Draws what each objective's recall becomes as the fusion weights move over the simplex.
-
-    Two objectives are drawn as lines, three as one triangle each with the best weights marked. Of more than
-    three, the points that weigh the first and the last one alone are drawn, as lines.
-
-    Args:
-        path: the PNG file to write.
-        objectives: the K names, upstream first; K >= 2.
-        weights: float `[P, K]`, not negative, e.g. `weight_grid(K)`; scaled to sum to 1.
-        recalls: float `[P, K]`, the metric of each objective under each of the weights.
-        metric: the name of what `recalls` holds, for the labels.
-
-    Raises:
-        ValueError: if there are fewer than two objectives, shapes do not match, weights sum to 0, or there is
-            no point to draw.
-    """
-    weights, recalls = np.asarray(weights, np.float64), np.asarray(recalls, np.float64)
-    if len(objectives) < 2:
-        raise ValueError(f"A trade-off should have at least two objectives. Received: {list(objectives)}.")
-    if weights.shape != recalls.shape or weights.shape[1:] != (len(objectives),):
-        raise ValueError(
-            f"`weights` and `recalls` should be [P, {len(objectives)}]. "
-            f"Received: shapes {weights.shape} and {recalls.shape}."
+    folder, log = pathlib.Path(folder).resolve(), list(log)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as beside:
+        made = pathlib.Path(beside)
+        _draw(made, results, capacity, log, funnel, tradeoff)
+        page = _render(
+            title=title,
+            results=results,
+            funnel=funnel,
+            capacity=capacity_rows(capacity, funnel),
+            curves=learning_curves(log),
+            pruned={entry["objective"]: entry["layers"] for entry in log if entry["phase"] == "prune"},
+            setting=setting or {},
+            images={path.stem: _data_url(path) for path in made.iterdir()},
+            best_weights=_best_weights(funnel, tradeoff),
         )
-    totals = weights.sum(axis=1, keepdims=True)
-    if not (totals > 0).all():
-        raise ValueError(f"Each row of `weights` should have a sum > 0. Received: a sum of {totals.min():g}.")
-    weights = weights / totals
-    edge = weights[:, 0] + weights[:, -1] > 1 - 1e-9
-    if len(objectives) > 3 and not edge.any():
-        raise ValueError(
-            "`weights` should hold points that weigh the first and the last objective alone. Received: none; "
-            f"write e.g. `weight_grid({len(objectives)})`."
-        )
-    if len(objectives) == 3:
-        figure = Figure(figsize=(14, 4.2), layout="constrained")
-        for k, axes in enumerate(figure.subplots(1, 3)):
-            _draw_triangle(axes, weights, recalls[:, k], objectives, f"{metric} on {objectives[k]}")
-    else:
-        figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-        _draw_lines(figure.subplots(), weights[edge, -1], recalls[edge], objectives, metric)
-    figure.savefig(path, format="png", dpi=130)
+        (made / _PAGE).write_text(page, encoding="utf-8")
+        # The page comes last: it holds its own plots, so it is whole whenever this ends.
+        for name in (*_PLOTS, _PAGE):
+            if (made / name).exists():
+                (made / name).replace(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+    return folder / _PAGE
 
 
-def capacity_png(
-    path: str | os.PathLike[str], capacity: Mapping[str, Shares], objectives: Sequence[str]
+def _draw(
+    folder: pathlib.Path,
+    results: Mapping[str, Any],
+    capacity: Mapping[str, Shares],
+    log: Sequence[Mapping[str, Any]],
+    funnel: Sequence[str],
+    tradeoff: tuple[np.ndarray, np.ndarray] | None,
 ) -> None:
-    """Draws the share of each layer that each objective owns as stacked bars.
-
-    Args:
-        path: the PNG file to write.
-        capacity: as in `format_capacity`.
-        objectives: the K names, upstream first.
-
-    Raises:
-        ValueError: if a layer does not have K + 1 shares.
-    """
-    table = _shares(capacity, objectives)
-    figure = Figure(figsize=(8, 1.6 + 0.42 * len(table)), layout="constrained")
-    axes = figure.subplots()
-    left = np.zeros(len(table))
-    for k, owner in enumerate([*objectives, "free"]):
-        shares = np.array([row[k] for row in table.values()])
-        color = _FREE if k == len(objectives) else _COLORS[k % len(_COLORS)]
-        bars = axes.barh(list(table), shares, left=left, color=color, edgecolor="white", label=owner)
-        axes.bar_label(
-            bars, [f"{s:.1%}" if s >= 0.05 else "" for s in shares], label_type="center", fontsize=9
-        )
-        left += shares
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="Share of the layer", ylabel="Layer", title="Capacity")
-    axes.xaxis.set_major_formatter("{x:.0%}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="Owner", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    figure.savefig(path, format="png", dpi=130)
+    metric, retention = results["metric"], results["retention"]
+    capacity_png(folder / "capacity.png", capacity, funnel)
+    if learning_curves(log):
+        learning_png(folder / "learning.png", log)
+    if len(retention) > 1:
+        retention_png(folder / "retention.png", retention, metric)
+    if tradeoff is not None and np.shape(tradeoff[0])[1] > 1:
+        names = funnel[: np.shape(tradeoff[0])[1]]
+        tradeoff_png(folder / "tradeoff.png", names, *tradeoff, metric)
 
 
-def _draw_lines(axes: Axes, share: np.ndarray, values: np.ndarray, names: Sequence[str], label: str) -> None:
-    """A metric of each objective over the last objective's share of the weight."""
-    order = np.argsort(share)
-    for k, name in enumerate(names):
-        color = _COLORS[k % len(_COLORS)]
-        axes.plot(share[order], values[order, k], "o-", markersize=4, color=color, label=name, clip_on=False)
-    axes.set(xlim=(0, 1), xlabel=f"Weight of {names[-1]} (the rest: {names[0]})", ylabel=label)
-    axes.set_title(f"{label} under fusion weights")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="Measured on", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+def _render(**context: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("csmf_tf.evaluation", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"metric": format_metric, "interval": _interval, "heading": _heading}
+    template = environment.get_template("report.html.jinja")
+    results, funnel = context["results"], context["funnel"]
+    return template.render(
+        sources=[
+            ("own score", results["objectives"]),
+            ("equal weights", results["fused"]),
+            *results["baselines"].items(),
+        ],
+        met_sources=_met_sources(results.get("met_shown", {})),
+        cutoffs=_cutoffs(results["objectives"]),
+        moved=_moved(results["retention"]),
+        stages=[name for name in funnel if any(name in row for row in results["retention"].values())],
+        counts={name: value for name, value in results.items() if isinstance(value, int)},
+        colors={name: COLORS[k % len(COLORS)] for k, name in enumerate(funnel)},
+        **context,
+    )
 
 
-def _draw_triangle(
-    axes: Axes, weights: np.ndarray, values: np.ndarray, names: Sequence[str], label: str
-) -> None:
-    """A metric over the weight simplex of three objectives; its corners: lower left, lower right, top."""
-    corners = np.array([[0, 0], [1, 0], [0.5, np.sqrt(0.75)]])
-    outward = corners.mean(axis=0) - corners[[2, 0, 1]]
-    x, y = (weights @ corners).T
-    surface = axes.tripcolor(x, y, values, shading="gouraud", cmap="viridis")
-    axes.plot(*corners[[0, 1, 2, 0]].T, color="black", linewidth=0.8)
-    for k, name in enumerate(names):
-        for share in (0.25, 0.5, 0.75):
-            line = np.roll([[share, 1 - share, 0], [share, 0, 1 - share]], k, axis=1) @ corners
-            axes.plot(*line.T, color="white", linewidth=0.6, alpha=0.7)
-            _write(axes, line[0] + 0.07 * outward[k], f"{share:g}", fontsize=8)
-        middle = (corners[k] + corners[(k + 1) % 3]) / 2 + 0.2 * outward[k]
-        _write(axes, middle, f"weight of {name}", fontsize=9, rotation=(0, -60, 60)[k])
-        _write(axes, 1.13 * corners[k] - 0.13 * corners.mean(axis=0), name, weight="bold")
-    best = np.argmax(values)
-    axes.plot(x[best], y[best], "*", markersize=15, color="white", markeredgecolor="black", clip_on=False)
-    axes.set(xlim=(-0.15, 1.15), ylim=(-0.17, 1), aspect="equal", title=f"{label} (★ {values[best]:.4f})")
-    axes.set_axis_off()
-    axes.figure.colorbar(surface, ax=axes, shrink=0.8, label=label)
+def _met_sources(met_shown: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(label, objective -> part -> leaf) of the ranking with met items shown, where there is any."""
+    rankings = [("own score", met_shown.get("objectives", {})), *met_shown.get("baselines", {}).items()]
+    return [(label, objectives) for label, objectives in rankings if objectives]
 
 
-def _write(axes: Axes, point: np.ndarray, text: str, **style: Any) -> None:
-    axes.text(point[0], point[1], text, ha="center", va="center", **style)
+def _cutoffs(leaves: Mapping[str, Mapping[str, Any]]) -> dict[int, list[str]]:
+    """K -> the names of the metrics at K."""
+    cutoffs: dict[int, list[str]] = {}
+    for name in dict.fromkeys(name for leaf in leaves.values() for name in leaf if "@" in name):
+        cutoffs.setdefault(int(name.rpartition("@")[2]), []).append(name)
+    return cutoffs
 
 
-def _leaves(
-    results: Mapping[str, Any], label: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], dict]]:
-    """(names on the way, numbers) of every mapping that holds numbers."""
-    numbers = {name: value for name, value in results.items() if not isinstance(value, Mapping)}
-    if numbers:
-        yield label, numbers
-    for name, value in results.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, label if name in _GROUPS else (*label, name))
+def _moved(retention: Mapping[str, Mapping[str, float]]) -> float:
+    """The largest difference between two stages after which one objective was measured."""
+    return max((max(row.values()) - min(row.values()) for row in retention.values() if row), default=0.0)
 
 
-def _shares(capacity: Mapping[str, Shares], objectives: Sequence[str]) -> dict[str, list[float]]:
-    """Shares of each layer with the free one last."""
-    for layer, shares in capacity.items():
-        if len(shares) != len(objectives) + 1:
-            raise ValueError(
-                f"`capacity['{layer}']` should have a share for each of free, {', '.join(objectives)}. "
-                f"Received: {len(shares)} shares."
-            )
-    return {layer: [*map(float, shares[1:]), float(shares[0])] for layer, shares in capacity.items()}
+def _best_weights(
+    funnel: Sequence[str], tradeoff: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, tuple[float, dict[str, float]]]:
+    """Objective -> its highest value under fusion weights, and those weights."""
+    if tradeoff is None:
+        return {}
+    weights, values = (np.asarray(part, np.float64) for part in tradeoff)
+    rows = weights[values.argmax(axis=0)]
+    rows = rows / rows.sum(axis=1, keepdims=True)
+    names = funnel[: weights.shape[1]]
+    return {
+        name: (float(values[:, k].max()), dict(zip(names, rows[k].tolist(), strict=True)))
+        for k, name in enumerate(names)
+    }
 
 
-def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int | np.integer) else f"{value:.4f}"
+def _interval(leaf: Mapping[str, Any], name: str) -> str:
+    if name not in leaf.get("intervals", {}) or not leaf.get("users", 1):
+        return ""
+    low, high = leaf["intervals"][name]
+    return f"{low:.4f}–{high:.4f}"
 
 
-def _aligned(cells: list[list[str]]) -> list[str]:
-    """Lines with the first column flush left and the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for first, *rest in cells:
-        columns = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        lines.append("  ".join(columns).rstrip())
-    return lines
+def _heading(name: str) -> str:
+    metric = name.partition("@")[0]
+    return _HEADINGS.get(metric, metric)
+
+
+def _data_url(path: pathlib.Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -1,0 +1,56 @@
+"""Commands that measure runs."""
+
+import sys
+
+from csmf_tf.cli.output import show
+
+
+def register(command):
+    """Adds the commands of this module; `command` is that of `csmf_tf.cli`."""
+    sub = command(
+        "evaluate",
+        _evaluate,
+        "measure a run on its test events and write RUN/report",
+        "build/run --json m.json",
+    )
+    sub.add_argument("directory", metavar="RUN", help="folder of a run")
+    sub.add_argument("--json", metavar="FILE", help="also write JSON; - for JSON on standard output")
+
+    sub = command("compare", _compare, "put runs beside the first one, user by user", "build/one build/other")
+    sub.add_argument("baseline", metavar="RUN_A", help="folder of an evaluated run, or its users.parquet")
+    sub.add_argument("others", metavar="RUN_B", nargs="+", help="the same of what to compare with it")
+    sub.add_argument(
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="a metric such as map@50, or all; may be given more than once (default recall and ndcg at the "
+        "first K)",
+    )
+    sub.add_argument(
+        "--targets",
+        action="append",
+        choices=["discovery", "all", "met", "new"],
+        help="kind of targets; may be given more than once (default discovery)",
+    )
+    sub.add_argument("--json", metavar="FILE", help="also write JSON; - for JSON on standard output")
+
+
+def _evaluate(args):
+    from csmf_tf.evaluation.tables import format_table
+    from csmf_tf.reporting import write_evaluation
+    from csmf_tf.run import Run
+
+    run = Run(args.directory).restore()
+    evaluation = run.evaluation(progress=sys.stderr.isatty())
+    page = write_evaluation(run, evaluation)
+    text = f"{format_table(evaluation.results)}\n\nreport: {page}"
+    show(evaluation.results, text, args.json)
+
+
+def _compare(args):
+    from csmf_tf.evaluation.compare import compare, load_results
+    from csmf_tf.evaluation.comparison import format_comparison
+
+    results = load_results([args.baseline, *args.others])
+    comparison = compare(results, args.metric, args.targets or ("discovery",))
+    show(comparison.to_dict(), format_comparison(comparison), args.json)

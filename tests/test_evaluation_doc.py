@@ -1,0 +1,59 @@
+"""docs/evaluation.md runs: its Python and its commands, in its order, on a small log with few epochs."""
+
+import csv
+import gzip
+
+import pytest
+from snippets import ROOT, blocks, commands, run_fresh
+
+from csmf_tf.cli import main
+from csmf_tf.config import load_config
+from csmf_tf.data.simulator import simulate
+from csmf_tf.run import Run
+
+DOCUMENT = "docs/evaluation.md"
+CONFIG = """
+log: {path: events.csv.gz, user: user_id, item: item_id, behavior: behavior}
+funnel: [view, buy]
+split: {kind: item_holdout}
+training: {epochs: 1, recover_epochs: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A log, a configuration, and two runs, as the document has them."""
+    folder = tmp_path_factory.mktemp("docs")
+    log = simulate(200, 120, seed=0, behaviors=("view", "buy")).log
+    with gzip.open(folder / "events.csv.gz", "wt", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["user_id", "item_id", "behavior"])
+        rows.writerows(
+            zip(log.users[log.user], log.items[log.item], [log.funnel[b] for b in log.behavior], strict=True)
+        )
+    (folder / "config.yaml").write_text(CONFIG)
+    for dim in (16, 48):
+        run = Run(
+            folder / f"build/dim{dim}", load_config(folder / "config.yaml", [f"model.embedding_dim={dim}"])
+        )
+        run.fit(verbose=0)
+        assert main(["evaluate", str(run.directory)]) == 0
+    return folder
+
+
+def test_python_and_commands_run(folder, capsys, monkeypatch):
+    check, peer, measure, callback = blocks(DOCUMENT, "python")
+
+    def run(code):
+        return run_fresh(code, folder, PYTHONPATH=str(ROOT))
+
+    assert "'in view': 0" in run(check)
+    run(peer)
+    monkeypatch.chdir(folder)
+    (compare,) = commands(DOCUMENT)
+    capsys.readouterr()
+    assert main(compare) == 0
+    assert "buy, recall@50" in capsys.readouterr().out
+    assert "'map@50'" in run(measure)
+    history = run(callback).splitlines()[-1]
+    assert len(history.strip("[]").split(",")) == 2
