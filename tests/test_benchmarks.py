@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_train_step_prints_a_table_and_its_ratios():
+def run(name, *arguments):
+    """The lines of a benchmark's table, and its JSON."""
     result = subprocess.run(
-        [sys.executable, "benchmarks/train_step.py", "--quick", "--seed", "3"],
+        [sys.executable, f"benchmarks/{name}.py", *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -19,7 +22,11 @@ def test_train_step_prints_a_table_and_its_ratios():
     )
     assert result.returncode == 0, result.stderr
     *table, last = result.stdout.splitlines()
-    report = json.loads(last)
+    return table, json.loads(last)
+
+
+def test_train_step_prints_a_table_and_its_ratios():
+    table, report = run("train_step", "--quick", "--seed", "3")
     assert set(report) == {"ratio_to_tfrs", "ratio_1e6_to_1e4_items", "ratios", "setting"}
     assert report["ratio_to_tfrs"] > 0
     assert report["ratio_1e6_to_1e4_items"] > 0
@@ -29,3 +36,23 @@ def test_train_step_prints_a_table_and_its_ratios():
     known = {"seed", "repeats", "steps", "items", "users", "batch", "cores", "tensorflow", "csmf_tf"}
     assert known <= set(report["setting"])
     assert report["setting"]["seed"] == 3
+
+
+def test_evaluate_measures_the_same_as_its_peer_and_says_how_fast():
+    table, report = run("evaluate", "--quick", "--seed", "3")
+    assert any(line.startswith("FactorizedTopK, catalogue by 128") for line in table)
+    assert report["speedup_over_factorized_topk"] == report["speedup_by_catalogue_batch"]["128"] > 0
+    assert 0 <= report["working_memory_mb"] < report["peak_memory_mb"]
+    assert report["setting"]["seed"] == 3
+
+
+TAOBAO = ROOT.parent / "shared" / "data" / "taobao"
+
+
+@pytest.mark.skipif(not TAOBAO.exists(), reason=f"the taobao log is not part of the project: no {TAOBAO}")
+def test_taobao_leak_counts_what_leaks():
+    _, report = run("taobao_leak", "--folder", str(TAOBAO))
+    assert report["leaking"]["buy"]["in view"] == 12_650
+    rule = report["rules"]["counting"]
+    assert rule["new"]["hit_rate@10"] == 0 < rule["all"]["hit_rate@10"] < rule["met"]["hit_rate@10"]
+    assert rule["met"]["users"] + rule["new"]["users"] == rule["all"]["users"] == 15_449

@@ -47,6 +47,7 @@ def test_top_k_equals_a_sort(problem, block, memory_mb):
     expected = [ranked_in_python(row, left_out, k) for row, left_out in zip(scores, seen, strict=True)]
     users = np.arange(len(seen))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_FIRST", min(block, 3))
         patch.setattr(ranking, "_BLOCK", block)
         by_vectors = top_k(user_vectors, item_vectors, ragged(seen), users, k, memory_mb=memory_mb)
         by_scores = rank(lambda who: np.array(scores)[who], ragged(seen), users, k, memory_mb=memory_mb)
@@ -113,7 +114,7 @@ def test_users_may_come_in_any_order_and_in_part():
     )
     seen = ragged([[], [1], [2]])
     users = np.array([2, 1])
-    assert top_k(vectors[users], items, seen, users, 2).tolist() == [[0, 1], [2, 0]]
+    assert top_k(vectors, items, seen, users, 2).tolist() == [[0, 1], [2, 0]]
 
 
 def test_seen_none_leaves_nothing_out_and_ties_go_to_the_lower_item():
@@ -141,9 +142,12 @@ ONE = np.ones((1, 1))
         (lambda: top_k(ONE, np.ones((3, 1)), None, np.array([0]), 0), r"`k` should be .* Received: k=0"),
         (
             lambda: top_k(np.ones((1, 2)), np.ones((3, 1)), None, np.array([0]), 1),
-            r"should be \[1 users, D\] and \[N, D\]\. Received: shapes \(1, 2\) and \(3, 1\)",
+            r"should be \[U, D\] and \[N, D\]\. Received: shapes \(1, 2\) and \(3, 1\)",
         ),
-        (lambda: top_k(np.ones((2, 1)), np.ones((3, 1)), None, np.array([0]), 1), r"shapes \(2, 1\)"),
+        (
+            lambda: top_k(ONE, np.ones((3, 1)), None, np.array([4]), 1),
+            r"`users` should be codes below 1, the number of `user_vectors`\. Received: 4",
+        ),
         (lambda: top_k(ONE * np.nan, np.ones((3, 1)), None, np.array([0]), 1), r"Received: vectors with NaN"),
         (lambda: top_k(ONE, ONE * np.inf, None, np.array([0]), 1), r"Received: vectors with NaN, infinity"),
         (lambda: top_k(ONE * 1e30, ONE * 1e30, None, np.array([0]), 1), r"too large to multiply"),
@@ -152,7 +156,7 @@ ONE = np.ones((1, 1))
             r"`seen` should hold codes of the 3 items that are scored\. Received: 7",
         ),
         (
-            lambda: top_k(ONE, np.ones((3, 1)), ragged([[0]]), np.array([4]), 1),
+            lambda: top_k(np.ones((5, 1)), np.ones((3, 1)), ragged([[0]]), np.array([4]), 1),
             r"`users` should be codes below 1\. Received: 4",
         ),
         (

@@ -181,7 +181,7 @@ class FunnelEvaluator:
         k = max(self._ks)
         if isinstance(scores, tuple):
             user_vectors, item_vectors = scores
-            return top_k(user_vectors[users], item_vectors, left_out, users, k, **self._options)
+            return top_k(user_vectors, item_vectors, left_out, users, k, **self._options)
         return rank(scores, left_out, users, k, **self._options)
 
     def _measured(self, ranked: np.ndarray, users: np.ndarray, targets: Groups) -> Measured:

@@ -11,6 +11,9 @@ from csmf_tf.evaluation.ranking import MEMORY_MB, UserScores, pairs_of, rank, to
 METRICS = ("recall", "ndcg", "hit_rate", "mrr", "map")
 """What `user_metrics` gives for each cut-off."""
 
+# Users whose hits are looked up at a time, so that memory does not grow with them.
+_CHUNK = 8192
+
 HEAD = 0.1
 """The share of the catalogue that counts as popular (own choice)."""
 
@@ -50,6 +53,17 @@ def user_metrics(
     """
     ranked, users = np.asarray(ranked), np.asarray(users)
     check_cutoffs(ks, ranked.shape[1])
+    starts = range(0, max(len(users), 1), _CHUNK)
+    parts = [
+        _of_some(ranked[start : start + _CHUNK], targets, users[start : start + _CHUNK], ks)
+        for start in starts
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _of_some(
+    ranked: np.ndarray, targets: Groups, users: np.ndarray, ks: Sequence[int]
+) -> dict[str, np.ndarray]:
     row, item = pairs_of(targets, users)
     counts = np.bincount(row, minlength=len(users))
     hits = _hits(ranked, row, item)[counts > 0]
@@ -156,7 +170,7 @@ def evaluate(
     options: dict[str, Any] = {"memory_mb": memory_mb, "progress": progress}
     if isinstance(scores, tuple):
         user_vectors, item_vectors = scores
-        ranked = top_k(np.asarray(user_vectors)[users], item_vectors, seen, users, max(ks), **options)
+        ranked = top_k(user_vectors, item_vectors, seen, users, max(ks), **options)
     else:
         ranked = rank(scores, seen, users, max(ks), **options)
     return means(user_metrics(ranked, targets, users, ks))

@@ -1,8 +1,11 @@
 """Exact top-K over the whole catalogue in bounded memory."""
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from csmf_tf.data.groups import Groups
@@ -12,8 +15,8 @@ UserScores = Callable[[np.ndarray], np.ndarray]
 MEMORY_MB = 64
 """Default bound of what a ranking works in; more is not faster."""
 
-# Items of a block. A block of scores should stay in a processor's cache between its product and its filter.
-_BLOCK = 8192
+# Items of the first block, which has nothing to be filtered by, and of the others: they fit a cache.
+_FIRST, _BLOCK = 1024, 2048
 # What a cell of a block costs at most: its score, its mask, and what passes the filter.
 _BYTES_A_CELL = 32
 
@@ -35,10 +38,10 @@ def top_k(
     the products.
 
     Args:
-        user_vectors: float `[B, D]`, one row per entry of `users`.
+        user_vectors: float `[U, D]`, one row per user code.
         item_vectors: float `[N, D]`.
         seen: items to leave out for each user code, or None.
-        users: integer codes `[B]`, the rows of `seen`.
+        users: integer codes `[B]` of the users to rank for.
         k: number of items.
         memory_mb: bound in megabytes of the working memory, beside vectors and result.
         progress: whether to show a progress bar.
@@ -59,10 +62,15 @@ def top_k(
     """
     user_vectors, item_vectors = np.asarray(user_vectors, np.float32), np.asarray(item_vectors, np.float32)
     users = np.asarray(users)
-    if user_vectors.shape != (len(users), *item_vectors.shape[1:]) or item_vectors.ndim != 2:
+    if user_vectors.ndim != 2 or item_vectors.shape[1:] != user_vectors.shape[1:]:
         raise ValueError(
-            f"`user_vectors` and `item_vectors` should be [{len(users)} users, D] and [N, D]. "
+            "`user_vectors` and `item_vectors` should be [U, D] and [N, D]. "
             f"Received: shapes {user_vectors.shape} and {item_vectors.shape}."
+        )
+    if users.max(initial=-1) >= len(user_vectors):
+        raise ValueError(
+            f"`users` should be codes below {len(user_vectors)}, the number of `user_vectors`. "
+            f"Received: {users.max()}."
         )
     # |<u, v>| <= |u| |v|: one look at the vectors saves one at each score.
     if not _longest(user_vectors) * _longest(item_vectors) < np.finfo(np.float32).max:
@@ -70,16 +78,17 @@ def top_k(
             "Scores should be finite numbers. Received: vectors with NaN, infinity or values too large to "
             "multiply in float32; check what the towers give."
         )
-    n_items, width = len(item_vectors), min(_BLOCK, len(item_vectors))
-    ranked = np.full((len(users), k), -1, np.int32)
-    for rows in _chunks(len(users), width, k, memory_mb, progress):
-        vectors = user_vectors[rows]
-        blocks = (
-            (start, vectors @ item_vectors[start : start + width].T)
-            for start in range(0, n_items, max(width, 1))
-        )
-        ranked[rows] = _best(blocks, *_left_out(seen, users[rows], n_items), len(vectors), k)
-    return ranked
+    n_items = len(item_vectors)
+
+    def best(rows: slice) -> np.ndarray:
+        vectors = user_vectors[users[rows]]
+        blocks = ((at.start, vectors @ item_vectors[at].T) for at in _blocks(n_items))
+        return _best(blocks, *_left_out(seen, users[rows], n_items), len(vectors), k)
+
+    # Threads of ours, each with products of its own, share the filtering too; BLAS's would not.
+    threads = os.cpu_count() or 1
+    with threadpool_limits(1, user_api="blas"):
+        return _in_chunks(best, len(users), min(_BLOCK, n_items), k, memory_mb, progress, threads)
 
 
 def rank(
@@ -113,16 +122,17 @@ def rank(
         array([[1, 0]], dtype=int32)
     """
     users = np.asarray(users)
-    ranked = np.full((len(users), k), -1, np.int32)
     n_items = scores(users[:1]).shape[1] if len(users) else 0
-    for rows in _chunks(len(users), n_items, k, memory_mb, progress):
+
+    def best(rows: slice) -> np.ndarray:
         # The ranking writes into the scores, so it takes a copy of what the caller may still hold.
         whole = np.array(scores(users[rows]), np.float64)
         if np.isnan(whole.min(initial=0)):
             raise ValueError("Scores should be numbers. Received: NaN; check what the scorer gives.")
-        blocks = ((at, whole[:, at : at + _BLOCK]) for at in range(0, n_items, _BLOCK))
-        ranked[rows] = _best(blocks, *_left_out(seen, users[rows], n_items), len(whole), k)
-    return ranked
+        blocks = ((at.start, whole[:, at]) for at in _blocks(n_items))
+        return _best(blocks, *_left_out(seen, users[rows], n_items), len(whole), k)
+
+    return _in_chunks(best, len(users), n_items, k, memory_mb, progress)
 
 
 def pairs_of(groups: Groups, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,17 +150,40 @@ def _longest(vectors: np.ndarray) -> float:
         return float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max(initial=0)))
 
 
-def _chunks(users: int, width: int, k: int, memory_mb: float, progress: bool) -> Iterator[slice]:
-    """Slices of the users, few enough at a time that `width` cells and k results of each fit the memory."""
+def _in_chunks(
+    best: Callable[[slice], np.ndarray],
+    users: int,
+    width: int,
+    k: int,
+    memory_mb: float,
+    progress: bool,
+    threads: int = 1,
+) -> np.ndarray:
+    """Int32 `[users, k]`, ranked for so few users at a time that `width` cells of each fit the memory."""
     if k < 1:
         raise ValueError(f"`k` should be an integer >= 1. Received: k={k}.")
     if not memory_mb > 0:
         raise ValueError(f"`memory_mb` should be > 0. Received: memory_mb={memory_mb}.")
-    step = int(np.clip(memory_mb * 2**20 / _BYTES_A_CELL / max(width + k, 1), 1, 1024))
-    with tqdm(total=users, desc="ranking", unit="user", disable=not progress, leave=False) as bar:
-        for start in range(0, users, step):
-            yield slice(start, start + step)
-            bar.update(min(step, users - start))
+    step = int(np.clip(memory_mb * 2**20 / threads / _BYTES_A_CELL / max(width + k, 1), 1, 1024))
+    chunks = [slice(start, min(start + step, users)) for start in range(0, users, step)]
+    ranked = np.full((users, k), -1, np.int32)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        with tqdm(total=users, desc="ranking", unit="user", disable=not progress, leave=False) as bar:
+            for rows, found in zip(chunks, pool.map(best, chunks), strict=True):
+                ranked[rows] = found
+                bar.update(len(found))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return ranked
+
+
+def _blocks(n_items: int) -> Iterator[slice]:
+    """Slices of the items, each up to twice as wide as the one before: few pass a filter made of as many."""
+    start, width = 0, _FIRST
+    while start < n_items:
+        yield slice(start, min(start + width, n_items))
+        start, width = start + width, min(2 * width, _BLOCK)
 
 
 def _left_out(seen: Groups | None, users: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
