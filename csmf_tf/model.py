@@ -351,7 +351,14 @@ class CSMF(tfrs.models.Model):
 
     def user_embedder(self):
         """A `tf.Module` from a dict of raw user features to vectors [B, D]; it holds the user side only."""
-        return _UserEmbedder(self.towers, self._embed)
+        return _Embedder(self.towers.user_encoder, self.towers.user, self._embed)
+
+    def item_embedder(self):
+        """A `tf.Module` from a dict of raw item features to vectors [B, D]; it holds the item side only.
+
+        An item outside the vocabulary has the vector of its other features and of an unknown id.
+        """
+        return _Embedder(self.towers.item_encoder, self.towers.item, self._embed)
 
     def _in_chunks(self, embed, encoded):
         rows = len(next(iter(encoded.values())))
@@ -445,15 +452,15 @@ class CSMF(tfrs.models.Model):
         }
 
 
-class _UserEmbedder(tf.Module):
-    """Raw user features to vectors; tracks the variables of the user side and no others."""
+class _Embedder(tf.Module):
+    """Raw features to vectors; tracks the variables of one side and no others."""
 
-    def __init__(self, towers, embed):
+    def __init__(self, encoder, tower, embed):
         super().__init__()
-        self._encoder = towers.user_encoder
-        self._tower = towers.user
-        # In a closure the model is not tracked, so the item tables stay out of the export.
-        self._call = lambda raw: embed(self._tower, self._encoder(raw), None)
+        self._encoder = encoder
+        self._tower = tower
+        # In a closure the model is not tracked, so the other side's tables stay out of the export.
+        self._call = lambda raw: embed(tower, encoder(raw), None)
 
     def __call__(self, raw):
         return self._call(raw)

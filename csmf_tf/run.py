@@ -26,6 +26,7 @@ from csmf_tf.evaluation.results import Evaluation, evaluate_model
 from csmf_tf.model import CSMF
 from csmf_tf.schedule import Schedule
 from csmf_tf.serving.export import export
+from csmf_tf.serving.retriever import RESERVED
 from csmf_tf.towers.features import identifiers
 
 
@@ -248,18 +249,32 @@ class Run:
         counts = {name: getattr(split, name) for name in ("repeated", "unknown_users", "unknown_items")}
         return Evaluation(results | counts, tables)
 
-    def export(self, directory: str | os.PathLike[str], index: str = "scann", k: int = 100) -> str:
+    def export(
+        self,
+        directory: str | os.PathLike[str],
+        index: str = "scann",
+        k: int = 100,
+        fusion: str = "log",
+        min_recall: float = 0.9,
+    ) -> str:
         """Writes the next version of a SavedModel with an index of all items; returns its path.
 
-        It serves the finished objectives. Its inputs have the names of the user features, with `_` in place
-        of what may not stand in an identifier.
+        It serves the finished objectives. Its inputs have the names of the features, with `_` in place of
+        what may not stand in an identifier. See `csmf_tf.serving.export` for its signatures, `fusion` and
+        `min_recall`, which is measured on users of the test part.
         """
         self._check_finished()
         model, done, users = self.model, self.model.frozen_stages, self.raw_users()
-        names = identifiers(users, reserved=["weights"])
+        names = identifiers(users, reserved=RESERVED)
+        embed_user, user_signature = _served(model.user_embedder(), model.towers.user.features, names)
+        items = model.towers.item.features
+        users = {names[name]: values for name, values in users.items()}
+        tested = np.unique(self.prepared.split.test.user)
+        item_names = identifiers([f.name for f in items], reserved=RESERVED)
+        embed_item, item_signature = _served(model.item_embedder(), items, item_names)
         return export(
-            _Renamed(model.user_embedder(), {f.name: names[f.name] for f in model.towers.user.features}),
-            {names[f.name]: f.signature for f in model.towers.user.features},
+            embed_user,
+            user_signature,
             model.catalogue_ids,
             model.item_vectors(),
             np.where(model.owner <= done, model.owner, 0),
@@ -267,8 +282,14 @@ class Run:
             directory,
             index=index,
             k=k,
-            users={names[name]: values for name, values in users.items()},
+            users=users,
             user_id=names[self.config.log.user],
+            embed_item=embed_item,
+            item_signature=item_signature,
+            item_id=item_names[self.config.log.item],
+            fusion=fusion,
+            probe={name: values[tested] for name, values in users.items()},
+            min_recall=min_recall,
         )
 
     def raw_users(self) -> dict[str, np.ndarray]:
@@ -286,6 +307,12 @@ class Run:
             raise ValueError(
                 f"{self.directory} should have a finished stage. Received: none; go on with `csmf-tf fit`"
             )
+
+
+def _served(embed, features, names):
+    """Returns an embedder and its signature with features under other names."""
+    given = {f.name: names[f.name] for f in features}
+    return _Renamed(embed, given), {given[f.name]: f.signature for f in features}
 
 
 class _Renamed(tf.Module):

@@ -120,12 +120,15 @@ def test_evaluate_prints_a_table_and_writes_json(work, tmp_path):
 def test_export_writes_one_version_after_the_other(work, tmp_path):
     folder, printed = work
     assert printed["export"][:2] == (0, f"wrote {folder / 'export' / '1'}\n")
-    for index, version in (("exact", 1), ("scann", 2)):
-        code, out, err = csmf("export", folder / "run", "--out", tmp_path / "export", "--index", index)
+    for version, options in enumerate(["exact", "scann", "portable --fusion linear"], start=1):
+        command = ["export", folder / "run", "--out", tmp_path / "export", "--index", *options.split()]
+        code, out, err = csmf(*command)
         assert (code, out, err) == (0, f"wrote {tmp_path / 'export' / str(version)}\n", "")
     code, out, err = csmf("query", tmp_path / "export", "--user", "u17", "--json")
     assert (code, err) == (0, "")
+    # Linear fusion of the last version: sums of three probabilities.
     assert len(json.loads(out)) == 10
+    assert all(0 < row["score"] < 3 for row in json.loads(out))
 
 
 def test_query_ranks_items_under_the_weights(work):

@@ -43,7 +43,20 @@ class EmbedUser(tf.Module):
         return vectors + tf.cast(codes, tf.float32)[:, tf.newaxis] + age[:, tf.newaxis]
 
 
+class EmbedItem(tf.Module):
+    """An item tower in small: an id looked up in a vocabulary."""
+
+    def __init__(self):
+        super().__init__()
+        self.lookup = keras.layers.StringLookup(vocabulary=ITEMS)
+        self.table = tf.Variable(np.vstack([np.zeros_like(VECTORS[:1]), VECTORS]))
+
+    def __call__(self, features):
+        return tf.gather(self.table, self.lookup(features["item_id"]))
+
+
 SIGNATURE = {"user_id": tf.TensorSpec([None], tf.string)}
+ITEM_SIGNATURE = {"item_id": tf.TensorSpec([None], tf.string)}
 RICH = {
     **SIGNATURE,
     "tags": tf.TensorSpec([None, None], tf.string),
@@ -81,10 +94,11 @@ def embed_user():
     return EmbedUser()
 
 
-@pytest.fixture(scope="module", params=["exact", "scann"])
+@pytest.fixture(scope="module", params=["exact", "portable", "scann"])
 def exported(request, embed_user, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
-    write(directory, embed_user, index=request.param, k=40, weights=[2, 1, 0.5])
+    options = {"index": request.param, "k": 40, "weights": [2, 1, 0.5]}
+    write(directory, embed_user, **options, embed_item=EmbedItem(), item_signature=ITEM_SIGNATURE)
     return directory
 
 
@@ -107,13 +121,51 @@ def test_signatures_answer_as_defined(exported, embed_user):
 
 def test_signature_shapes_are_told_to_clients(exported):
     served = load(exported).signatures
-    for name, inputs in [("serving_default", {"user_id"}), ("retrieve", {"user_id", "weights"})]:
+    found = {"ids": (tf.string, (None, 40)), "scores": (tf.float32, (None, 40))}
+    embedding = {"embedding": (tf.float32, (None, 8))}
+    scores = dict.fromkeys(["log_scores", "probabilities"], (tf.float32, (None, None, 3)))
+    told = {
+        "serving_default": ({"user_id"}, found),
+        "retrieve": ({"user_id", "weights"}, found),
+        "retrieve_excluding": ({"user_id", "weights", "exclude"}, found),
+        "retrieve_among": ({"user_id", "weights", "among"}, found),
+        "embed_user": ({"user_id"}, embedding),
+        "embed_item": ({"item_id"}, embedding),
+        "score": ({"user_id", "item_ids"}, scores),
+    }
+    assert set(served) == set(told)
+    for name, (inputs, outputs) in told.items():
         assert set(served[name].structured_input_signature[1]) == inputs
-        outputs = served[name].structured_outputs
-        assert {key: (spec.dtype, tuple(spec.shape)) for key, spec in outputs.items()} == {
-            "ids": (tf.string, (None, 40)),
-            "scores": (tf.float32, (None, 40)),
-        }
+        specs = served[name].structured_outputs
+        assert {key: (spec.dtype, tuple(spec.shape)) for key, spec in specs.items()} == outputs
+
+
+def test_without_an_item_embedder_there_is_no_signature_of_it(tmp_path):
+    assert "embed_item" not in tf.saved_model.load(write(tmp_path)).signatures
+
+
+def test_card_says_what_the_export_is(exported):
+    card = json.loads((exported / "1" / "assets.extra" / "csmf.json").read_text())
+    assert card.pop("index") in ("exact", "portable", "scann")
+    assert isinstance(card.pop("settings"), dict)
+    assert card.pop("recall") == {}
+    assert card == {
+        "format": 2,
+        "objectives": OBJECTIVES,
+        "weights": [2.0, 1.0, 0.5],
+        "k": 40,
+        "user_id": "user_id",
+        "fusion": "log",
+        "item_id": "item_id",
+    }
+
+
+def test_export_of_another_format_is_refused(exported, tmp_path):
+    shutil.copytree(exported / "1", tmp_path / "1")
+    file = tmp_path / "1" / "assets.extra" / "csmf.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 1}))
+    with pytest.raises(ValueError, match=r"should be of format 2\. Received: format 1; export it again"):
+        query(tmp_path, "u1")
 
 
 @pytest.mark.parametrize("bad", [-0.5, np.nan, np.inf])
@@ -156,6 +208,9 @@ if "scann" not in sys.modules: import scann
 
 paths, users = json.loads(sys.argv[1])
 inputs = {{"user_id": tf.constant(users), "weights": tf.constant([[1., 0., 3.]] * len(users))}}
+lists = [["item 3", "", "item 8", "item 3", "i3", "stranger"]] * len(users)
+every = inputs | {{name: tf.constant(lists) for name in ("exclude", "among", "item_ids")}}
+every["item_id"] = tf.constant(["item 1", "item 2"])
 answers = {{}}
 loaded = [tf.saved_model.load(path) for path in paths]  # at once: searchers must not be mixed up
 for path, model in zip(paths, loaded):
@@ -169,12 +224,19 @@ for path, model in zip(paths, loaded):
     for thread in threads: thread.join()
     assert outputs[0] == outputs[2] and outputs[1] == outputs[3]
 
+    eager = {{}}
+    for name, function in model.signatures.items():
+        given = {{key: every[key] for key in function.structured_input_signature[1]}}
+        eager[name] = {{key: output.numpy().tolist() for key, output in function(**given).items()}}
     # The way of TF Serving and of the C API: a session, variables restored, then the init op.
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         graph = tf.compat.v1.saved_model.load(session, ["serve"], path)
-        signature = graph.signature_def["retrieve"]
-        feed = {{signature.inputs[name].name: inputs[name].numpy() for name in inputs}}
-        assert session.run(signature.outputs["ids"].name, feed).tolist() == outputs[1]
+        for name, expected in eager.items():
+            signature = graph.signature_def[name]
+            feed = {{info.name: every[key].numpy() for key, info in signature.inputs.items()}}
+            fetch = {{key: info.name for key, info in signature.outputs.items()}}
+            for key, output in session.run(fetch, feed).items():
+                assert output.tolist() == expected[key], (name, key)
     answers[path] = [[[item.decode() for item in row] for row in ids] for ids in outputs[:2]]
 assert not [name for name in sys.modules if name.startswith("csmf_tf.")]
 print(json.dumps(answers))
@@ -207,8 +269,10 @@ def moved(path, to):
     return str(to)
 
 
-def test_fresh_process_needs_tensorflow_alone_for_the_exact_index(embed_user, tmp_path):
-    path = moved(write(tmp_path / "here", embed_user), tmp_path / "there")
+@pytest.mark.parametrize("index", ["exact", "portable"])
+def test_fresh_process_needs_tensorflow_alone_for_indices_of_stock_ops(index, embed_user, tmp_path):
+    options = {"index": index, "embed_item": EmbedItem(), "item_signature": ITEM_SIGNATURE}
+    path = moved(write(tmp_path / "here", embed_user, **options), tmp_path / "there")
     default, weighed = in_fresh_process([path], blocked=["scann"])[path]
     for user, by_default, by_weights in zip(USERS, default, weighed, strict=True):
         vector = embed_user({"user_id": tf.constant([user])}).numpy()[0]
@@ -255,12 +319,18 @@ def test_keras_model_as_user_tower(tmp_path):
 # Versions
 
 
+def versions(directory):
+    """What is in the folder, but for the files that TensorFlow Serving is started with."""
+    files = {"models.config", "batching_parameters.txt", "monitoring.config", "docker-compose.yaml"}
+    return sorted(set(os.listdir(directory)) - files)
+
+
 def test_versions_count_up(embed_user, tmp_path):
     directory = tmp_path / "not" / "yet"
     for number in (1, 2):
         assert write(directory, embed_user, k=number) == str(directory / str(number))
         assert latest_version(directory) == number
-    assert sorted(os.listdir(directory)) == ["1", "2"]
+    assert versions(directory) == ["1", "2"]
     assert len(query(directory, "u1", k=2)) == 2
     old = load(directory, version=1).signatures["serving_default"](user_id=tf.constant(["u1"]))
     assert old["ids"].shape == (1, 1)
@@ -283,7 +353,7 @@ def test_failure_in_the_middle_leaves_no_version(embed_user, tmp_path, monkeypat
         monkeypatch.setattr(tf.saved_model, "save", broken)
     with pytest.raises((OSError, ValueError), match=r"No space left|should hold every id once"):
         write(tmp_path, embed_user, users=users)
-    assert os.listdir(tmp_path) == ["1"]
+    assert versions(tmp_path) == ["1"]
     monkeypatch.undo()
     assert write(tmp_path, embed_user).endswith("2")
 
@@ -391,12 +461,22 @@ def test_query_without_users_answers_any_id(tmp_path, embed_user):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"index": "faiss"}, r"`index` should be one of \['exact', 'scann'\]. Received: index='faiss'"),
+        (
+            {"index": "faiss"},
+            r"`index` should be one of \['exact', 'portable', 'scann'\]. Received: index='faiss'",
+        ),
+        ({"fusion": "max"}, r"`fusion` should be one of \['linear', 'log'\]. Received: fusion='max'"),
+        ({"settings": {"leaves": 0}, "index": "scann"}, "`leaves` should be a positive integer"),
         ({"k": 0}, "`k` should be a positive integer"),
         ({"objectives": []}, "`objectives` should be names, at least one and none twice"),
         ({"objectives": ["a", "b", "a"]}, "`objectives` should be names, at least one and none twice"),
         ({"item_ids": [*ITEMS[:-1], ""]}, "`item_ids` should be unique and not empty.*1 empty"),
         ({"item_ids": [*ITEMS[:-1], ITEMS[0]]}, "`item_ids` should be unique.*30 ids, 29 different"),
+        ({"item_ids": [*ITEMS[:-1], b"\xff"]}, r"`item_ids` should be valid UTF-8.*Received: b'\\xff'"),
+        ({"item_ids": [*ITEMS[:-1], "\ud800"]}, r"`item_ids` should be valid UTF-8.*Received: '\\ud800'"),
+        ({"item_ids": [*ITEMS[:-1], None]}, "`item_ids` should be strings. Received: None of type NoneType"),
+        ({"item_ids": [*ITEMS[:-1], np.nan]}, "`item_ids` should be strings. Received: nan of type float"),
+        ({"item_ids": [*range(29), b"7"]}, "`item_ids` should be unique.*30 ids, 29 different"),
         ({"item_ids": ITEMS[:-1]}, r"`item_vectors` should have a row for each item id.*29 item ids"),
         ({"owner": OWNER[:-1]}, r"column for each entry of `owner`.*owner.shape=\(7,\)"),
         ({"owner": OWNER + 1}, r"`owner` should hold integers from 0 \(free\) to 3.*\[1 2 3 4\]"),
@@ -405,10 +485,28 @@ def test_query_without_users_answers_any_id(tmp_path, embed_user):
         ({"weights": {"likes": 1}}, r"Unknown: \['likes'\]"),
         ({"user_signature": {}}, "`user_signature` should name at least one user feature"),
         ({"user_signature": {"user id": SIGNATURE["user_id"]}}, "should be identifiers.*'user id'"),
-        ({"user_signature": {"weights": SIGNATURE["user_id"]}}, "other than `weights`"),
+        *(
+            ({"user_signature": {name: SIGNATURE["user_id"]}}, f"other than .*`{name}`.*Received: '{name}'")
+            for name in ("weights", "exclude", "among", "item_ids")
+        ),
+        ({"embed_item": EmbedItem()}, "`embed_item` and `item_signature` should be given both or neither"),
+        ({"item_signature": ITEM_SIGNATURE}, "`embed_item` and `item_signature` should be given both"),
+        ({"embed_item": EmbedItem(), "item_signature": {}}, "should name at least one item feature"),
+        (
+            {"embed_item": EmbedItem(), "item_signature": {"item id": SIGNATURE["user_id"]}},
+            "Names of item features should be identifiers.*Received: 'item id'",
+        ),
+        (
+            {"embed_item": EmbedItem(), "item_signature": {"item_id": tf.TensorSpec([], tf.string)}},
+            r"`item_signature\['item_id'\]` should have batch size None first",
+        ),
+        (
+            {"embed_item": lambda features: tf.zeros([1, 5]), "item_signature": ITEM_SIGNATURE},
+            r"`embed_item` should return vectors \[B, 8\].*shape=\(1, 5\)",
+        ),
         ({"user_signature": {"user_id": tf.TensorSpec([], tf.string)}}, "batch size None first"),
         ({"user_signature": {"user_id": tf.TensorSpec([1], tf.string)}}, "batch size None first"),
-        ({"embed_user": lambda features: tf.zeros([1, 5])}, r"return user vectors \[B, 8\].*shape=\(1, 5\)"),
+        ({"embed_user": lambda features: tf.zeros([1, 5])}, r"return vectors \[B, 8\].*shape=\(1, 5\)"),
         ({"users": {"id": ["a"]}}, r"Missing: \['user_id'\]; received: \['id'\]"),
         ({"users": {"id": ["a"], "user_id": ["a", "b"]}}, "one entry for each of 1 users. Received: 2"),
         ({"users": {"user_id": ["a", "a"]}}, "`users\\['user_id'\\]` should hold every id once"),

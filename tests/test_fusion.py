@@ -1,4 +1,4 @@
-"""Log fusion: one inner product ranks as the weighted sum of the objectives' log probabilities."""
+"""Fusion: one inner product ranks as the weighted sum of log probabilities; partitions and mixtures."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csmf_tf._keras import tf
+from csmf_tf.serving import fusion
 from csmf_tf.serving.fusion import check_weights, query_scale, request_weights
 from csmf_tf.serving.index import ExactIndex
 
@@ -103,6 +104,53 @@ def test_request_weights_refuse_unfit_numbers(bad, wrap):
         resolve(tf.constant([[1.0, 1.0], [1.0, bad]]))
 
 
+def test_weights_without_a_normal_number_count_as_zero():
+    resolved = request_weights([[0.0, 1e-40], [0.0, 2e-38]], np.array([1.0, 2.0], np.float32))
+    np.testing.assert_array_equal(resolved, np.array([[1.0, 2.0], [0.0, 2e-38]], np.float32))
+
+
+@pytest.mark.parametrize("largest", [2e-38, 1.0, np.finfo(np.float32).max])
+def test_split_weights_are_the_shares_of_the_largest(largest):
+    shares, found = fusion.split_weights(tf.constant([[largest, 0.0, largest], [1.0, 2.0, 4.0]]))
+    np.testing.assert_array_equal(shares, [[1.0, 0.0, 1.0], [0.25, 0.5, 1.0]])
+    np.testing.assert_array_equal(found, np.array([[largest], [4.0]], np.float32))
+
+
+def test_objective_queries_give_the_score_of_each_objective():
+    rng, owner = np.random.default_rng(1), np.array([2, 0, 1, 3, 1])
+    users, items = rng.normal(size=(2, 5)).astype(np.float32), rng.normal(size=(7, 5)).astype(np.float32)
+    scores = np.einsum("bkd,nd->bkn", fusion.objective_queries(tf.constant(users), owner, 3), items)
+    for k, read in enumerate([[2, 4], [0, 2, 4], [0, 2, 3, 4]]):
+        np.testing.assert_allclose(scores[:, k], users[:, read] @ items[:, read].T, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 7, 12 * 13, 1 << 22])
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_log_partition_of_any_block_size(monkeypatch, block, size):
+    monkeypatch.setattr(fusion, "_BLOCK", block)
+    rng = np.random.default_rng(0)
+    items = rng.normal(size=(400, 5)).astype(np.float32)
+    queries = rng.normal(size=(2, 3, 5)).astype(np.float32) * np.float32(size)
+    scores = np.einsum("bkd,nd->bkn", queries.astype(np.float64), items)
+    peak = scores.max(axis=2)
+    expected = peak + np.log(np.exp(scores - peak[:, :, np.newaxis]).sum(axis=2))
+    np.testing.assert_allclose(fusion.log_partition(tf.constant(queries), items), expected, rtol=1e-5)
+
+
+def test_log_partition_of_many_items_keeps_its_precision():
+    vectors = np.random.default_rng(0).normal(size=(300_000, 2)).astype(np.float32)
+    queries = np.array([[[0.5, 1.0], [-3.0, 0.1]]], np.float32)
+    expected = np.log(np.exp(np.einsum("bkd,nd->bkn", queries.astype(np.float64), vectors)).sum(axis=2))
+    np.testing.assert_allclose(fusion.log_partition(tf.constant(queries), vectors), expected, atol=1e-5)
+
+
+def test_log_mixture_of_what_is_not_there_is_no_number_less():
+    nothing = -np.inf
+    log_p = tf.constant([[[nothing, nothing], [-1.0, nothing], [-500.0, -2.0]]])
+    mixture = fusion.log_mixture(log_p, tf.constant([[1.0, 0.0]])).numpy()
+    np.testing.assert_array_equal(mixture, [[nothing, -1.0, -500.0]])
+
+
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [
@@ -128,6 +176,7 @@ def test_check_weights_orders_by_objective(weights, expected):
         ({"view": 0.0}, "should hold at least one that is not zero"),
         ({}, "should hold at least one that is not zero"),
         ([0, 0, 0], "should hold at least one that is not zero"),
+        ([0, 1e-40, 0], "should hold at least one that is not zero"),
         ([1, 2], "should hold one number for each objective"),
         ({"view": "much"}, "should be numbers"),
     ],

@@ -1,15 +1,11 @@
-"""Indices: always k columns, -1 and -inf where nothing was found, and the right neighbours elsewhere."""
-
-import sys
+"""What all indices promise: k columns, -1 and -inf where nothing was found, else the right neighbours."""
 
 import numpy as np
 import pytest
+from index_cases import RNG, best, clustered, search
 
 from csmf_tf._keras import tf
-from csmf_tf.serving.index import ExactIndex, ScannIndex
-
-RNG = np.random.default_rng(0)
-BOTH = pytest.mark.parametrize("make", [ExactIndex, ScannIndex], ids=["exact", "scann"])
+from csmf_tf.serving.index import INDICES, ExactIndex, PortableIndex, ScannIndex
 
 
 def tree(vectors, k):
@@ -17,45 +13,61 @@ def tree(vectors, k):
     return ScannIndex(vectors, k, leaves=8, leaves_to_search=8)
 
 
-ALL = pytest.mark.parametrize("make", [ExactIndex, ScannIndex, tree], ids=["exact", "scann", "tree"])
+def cells(vectors, k):
+    """The portable index with cells, also for few vectors; all of them are searched."""
+    return PortableIndex(vectors, k, cells=8, probes=8)
 
 
-def clustered(n, dim, queries):
-    """Item and user vectors in common clusters, as two towers make them."""
-    centres = RNG.normal(size=(50, dim))
-    items = centres[RNG.integers(50, size=n)] + 0.7 * RNG.normal(size=(n, dim))
-    users = centres[RNG.integers(50, size=queries)] + 0.7 * RNG.normal(size=(queries, dim))
-    return items.astype(np.float32), users.astype(np.float32)
+def arranged(vectors, k):
+    """The same, as an export has it, on a catalogue that lies by cell already."""
+    index = PortableIndex(vectors, k, cells=8, probes=8)
+    rows = index.arrange()
+    search = index.search
+
+    def of_given_rows(queries, k=None):
+        indices, scores = search(queries, k)
+        return tf.where(indices < 0, -1, tf.gather(rows, tf.maximum(indices, 0))), scores
+
+    index.search = of_given_rows
+    return index
 
 
-def search(index, queries):
-    """Searches, and checks what every answer must hold."""
-    indices, scores = index.search(queries)
-    indices, scores = indices.numpy(), scores.numpy()
-    assert indices.dtype == np.int32
-    assert scores.dtype == np.float32
-    assert indices.shape == scores.shape == (len(queries), index.k)
-    assert not np.isnan(scores).any()
-    np.testing.assert_array_equal(indices == -1, scores == -np.inf)
-    for row in indices:
-        found = row[row >= 0]
-        assert len(set(found)) == len(found)
-        assert (row[len(found) :] == -1).all()
-    assert (scores[:, :-1] >= scores[:, 1:]).all()
-    return indices, scores
+KINDS = pytest.mark.parametrize("make", INDICES.values(), ids=INDICES)
+EXACT = {
+    "exact": ExactIndex,
+    "portable": PortableIndex,
+    "cells": cells,
+    "arranged": arranged,
+    "scann": ScannIndex,
+}
+NUMPY = pytest.mark.parametrize("make", EXACT.values(), ids=EXACT)
+ALL = pytest.mark.parametrize("make", [*EXACT.values(), tree], ids=[*EXACT, "tree"])
 
 
-@BOTH
+@NUMPY
 @pytest.mark.parametrize("n", [1, 2, 7, 300])
+@pytest.mark.parametrize("dim", [1, 6])
 @pytest.mark.parametrize("k", [1, 5, 400])
 @pytest.mark.parametrize("batch", [0, 1, 9])
-def test_small_catalogues_are_exact(make, n, k, batch):
-    items, queries = clustered(n, 6, batch)
+def test_small_catalogues_are_exact(make, n, dim, k, batch):
+    items, queries = clustered(n, dim, batch)
     indices, scores = search(make(items, k), queries)
-    truth = queries @ items.T
-    order = np.argsort(-truth, axis=1, kind="stable")[:, :k]
+    order, truth = best(items, queries, k)
     np.testing.assert_array_equal(indices[:, :n], order)
-    np.testing.assert_allclose(scores[:, :n], np.take_along_axis(truth, order, axis=1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores[:, :n], truth, rtol=1e-5, atol=1e-5)
+    assert (indices[:, n:] == -1).all()
+
+
+@NUMPY
+@pytest.mark.parametrize("n", [1, 60])
+@pytest.mark.parametrize("asked", [1, 4, 5, 9, 100])
+@pytest.mark.parametrize("tensor", [False, True], ids=["int", "tensor"])
+def test_number_of_results_of_one_search(make, n, asked, tensor):
+    items, queries = clustered(n, 6, 3)
+    indices, scores = search(make(items, 5), queries, tf.constant(asked) if tensor else asked)
+    order, truth = best(items, queries, asked)
+    np.testing.assert_array_equal(indices[:, :n], order)
+    np.testing.assert_allclose(scores[:, :n], truth, rtol=1e-5, atol=1e-5)
     assert (indices[:, n:] == -1).all()
 
 
@@ -89,61 +101,52 @@ def test_exact_index_puts_the_first_of_equal_vectors_first(n):
     np.testing.assert_array_equal(indices, np.tile(np.arange(n), (5, 1)))
 
 
-@pytest.mark.parametrize(("n", "leaves"), [(1, 4), (3, 4), (15, 2), (16, 16), (17, 16)])
-def test_few_vectors_for_the_partitions_asked_for(n, leaves):
-    items, queries = clustered(n, 5, 3)
-    indices, _ = search(ScannIndex(items, 20, leaves=leaves, leaves_to_search=leaves), queries)
-    np.testing.assert_array_equal(np.sort(indices[:, :n], axis=1), np.tile(np.arange(n), (3, 1)))
-
-
-@pytest.mark.parametrize("dim", [1, 3])
-def test_partitions_of_narrow_vectors(dim):
-    items, queries = clustered(400, dim, 5)
-    indices, _ = search(tree(items, 10), queries)
-    assert (indices >= 0).all()
-
-
-def test_fewer_found_than_asked_for_is_padded():
-    items, queries = clustered(400, 8, 20)
-    indices, _ = search(ScannIndex(items, 100, leaves=40, leaves_to_search=1), queries)
-    found = (indices >= 0).sum(axis=1)
-    assert (found < 100).all()
-    assert (found > 0).any()
-
-
-def test_scann_recall_against_exact():
-    items, queries = clustered(4000, 32, 200)
-    truth, _ = search(ExactIndex(items, 50), queries)
-    for index, least in [
-        (ScannIndex(items, 50), 1.0),
-        (ScannIndex(items, 50, leaves=40, leaves_to_search=10), 0.97),
-        (ScannIndex(items, 50, leaves=40, leaves_to_search=40), 0.99),
-    ]:
-        found, scores = search(index, queries)
-        recall = np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)])
-        assert recall >= least
-        exact_scores = np.einsum("bd,bkd->bk", queries, items[found])
-        np.testing.assert_allclose(scores[found >= 0], exact_scores[found >= 0], rtol=1e-4, atol=1e-4)
-
-
-def test_defaults_partition_a_large_catalogue():
-    items, queries = clustered(20_000, 16, 100)
-    truth, _ = search(ExactIndex(items, 20), queries)
-    found, _ = search(ScannIndex(items, 20), queries)
-    recall = np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)])
-    assert recall >= 0.95
-
-
-@BOTH
+@ALL
 def test_search_in_a_graph_has_static_width(make):
     index = make(np.eye(3), 4)
-    graph = tf.function(index.search).get_concrete_function(tf.TensorSpec([None, 3], tf.float32))
+    graph = tf.function(lambda queries: index.search(queries)).get_concrete_function(
+        tf.TensorSpec([None, 3], tf.float32)
+    )
     assert [tuple(shape) for shape in graph.output_shapes] == [(None, 4), (None, 4)]
     indices, _ = graph(tf.constant([[0.0, 2.0, 1.0]]))
     assert indices.numpy().tolist() == [[1, 2, 0, -1]]
 
 
-@BOTH
+@ALL
+def test_one_graph_serves_every_number_of_results(make):
+    items, queries = clustered(60, 6, 2)
+    index = make(items, 5)
+    graph = tf.function(lambda queries, k: index.search(queries, k)).get_concrete_function(
+        tf.TensorSpec([None, 6], tf.float32), tf.TensorSpec([], tf.int32)
+    )
+    for k in (1, 5, 7, 90):
+        indices, scores = graph(tf.constant(queries), tf.constant(k))
+        assert indices.shape == scores.shape == (2, k)
+        assert ((indices.numpy() >= 0).sum(axis=1) == min(k, 60)).all()
+
+
+@ALL
+def test_vectors_are_kept_for_those_who_score_by_row(make):
+    items, _ = clustered(60, 6, 3)
+    index = make(items, 60)
+    kept = index.vectors.numpy()
+    np.testing.assert_array_equal(kept[np.lexsort(kept.T)], items[np.lexsort(items.T)])
+    assert index.vectors.shape[0] in (None, 60)
+    assert all(isinstance(value, int) for value in index.settings.values())
+
+
+@KINDS
+def test_indices_are_rows_of_the_vectors(make):
+    items, queries = clustered(60, 6, 3)
+    index = make(items, 5)
+    np.testing.assert_array_equal(index.vectors.numpy(), items)
+    indices, scores = search(index, queries)
+    np.testing.assert_allclose(
+        scores, np.einsum("bd,bkd->bk", queries, index.vectors.numpy()[indices]), rtol=1e-5
+    )
+
+
+@KINDS
 def test_queries_of_another_precision(make):
     index = make(np.eye(3, dtype=np.float64), 2)
     for dtype in (np.float16, np.float64):
@@ -151,7 +154,7 @@ def test_queries_of_another_precision(make):
         assert indices.tolist() == [[1, 2]]
 
 
-@BOTH
+@KINDS
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
@@ -171,20 +174,23 @@ def test_vectors_are_checked(make, vectors, message):
         make(vectors, 2)
 
 
-@BOTH
+@KINDS
 @pytest.mark.parametrize("k", [0, -3, 2.5, True, None])
 def test_k_is_checked(make, k):
     with pytest.raises(ValueError, match=f"^`k` should be a positive integer. Received: k={k}"):
         make(np.eye(2), k)
 
 
-@pytest.mark.parametrize("name", ["leaves", "leaves_to_search", "reorder"])
-def test_scann_settings_are_checked(name):
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (PortableIndex, "cells"),
+        (PortableIndex, "probes"),
+        (ScannIndex, "leaves"),
+        (ScannIndex, "leaves_to_search"),
+        (ScannIndex, "reorder"),
+    ],
+)
+def test_settings_are_checked(make, name):
     with pytest.raises(ValueError, match=f"^`{name}` should be a positive integer. Received: {name}=0"):
-        ScannIndex(np.eye(2), 1, **{name: 0})
-
-
-def test_without_scann_the_error_names_the_way_out(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scann", None)
-    with pytest.raises(ImportError, match=r'`pip install scann`.*or choose index="exact"'):
-        ScannIndex(np.eye(2), 1)
+        make(np.eye(2), 1, **{name: 0})

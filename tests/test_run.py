@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from csmf_tf import build
-from csmf_tf._keras import keras
+from csmf_tf._keras import keras, tf
 from csmf_tf.config import from_dict
 from csmf_tf.data.simulator import simulate
+from csmf_tf.data.tables import pad_lists
 from csmf_tf.run import Run
 
 USER_FEATURES = {"country": "categorical", "age (years)": "numeric", "hobbies": "multi"}
@@ -280,6 +281,31 @@ def test_stranger_gets_the_answer_of_the_unknown_user(run, exported, served):
     assert np.all(ids != "")
     if run.config.model.oov_buckets == 1:
         assert ids[0].tolist() == ids[1].tolist()
+
+
+def test_item_embedder_of_an_export_gives_known_and_new_items_their_vectors(run, exported):
+    served = tf.saved_model.load(exported).signatures["embed_item"]
+    specs = served.structured_input_signature[1]
+    # The export's names are the table's, but for what may not stand in an identifier.
+    table = pad_lists(run.prepared.items)
+    raw = {name: next(v[:3] for n, v in table.items() if re.sub(r"\W", "_", n) == name) for name in specs}
+
+    def embed(raw):
+        given = {name: tf.constant(raw[name], spec.dtype) for name, spec in specs.items()}
+        return served(**given)["embedding"].numpy()
+
+    tolerance = 0.05 if run.config.training.mixed_precision else 1e-5
+    owned = np.where(run.model.owner > 0, run.model.item_vectors()[:3], 0.0)
+    np.testing.assert_allclose(embed(raw), owned, rtol=tolerance, atol=tolerance)
+
+    card = json.loads((pathlib.Path(exported) / "assets.extra" / "csmf.json").read_text())
+    cold = {**raw, card["item_id"]: np.array(["never seen"] * 3, object)}
+    vectors = embed(cold)
+    assert np.isfinite(vectors).all()
+    # A new item is told from another by its features alone.
+    features = [raw[name] for name in raw if name != card["item_id"]]
+    same = [all(np.array_equal(values[i], values[0]) for values in features) for i in range(3)]
+    assert [np.allclose(vectors[i], vectors[0], atol=1e-6) for i in range(3)] == same
 
 
 # Errors, and what is unfinished

@@ -10,8 +10,22 @@ def register(command):
     sub = command("export", _export, "write a SavedModel with its index", "build/run --out build/export")
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder of the versions 1, 2, ...")
-    sub.add_argument("--index", choices=["scann", "exact"], default="scann", help="kind (default scann)")
+    kinds = ["exact", "portable", "scann"]
+    sub.add_argument("--index", choices=kinds, default="scann", help="kind (default scann)")
+    sub.add_argument(
+        "--fusion",
+        choices=["log", "linear"],
+        default="log",
+        help="rank by the weighted sum of log probabilities or of probabilities (default log)",
+    )
     sub.add_argument("-k", type=int, default=100, help="results an answer holds (default 100)")
+    sub.add_argument(
+        "--min-recall",
+        type=float,
+        default=0.9,
+        help="least share of the true results that the index has to find under all weightings (default 0.9); "
+        "0 exports all the same",
+    )
 
     sub = command(
         "query", _query, "ask an export for a user's items", "DIR --user u17 --weights view=1,buy=3"
@@ -26,7 +40,9 @@ def register(command):
 def _export(args):
     from csmf_tf.run import Run
 
-    print(f"wrote {Run(args.directory).restore().export(args.out, index=args.index, k=args.k)}")
+    run = Run(args.directory).restore()
+    options = {"index": args.index, "k": args.k, "fusion": args.fusion, "min_recall": args.min_recall}
+    print(f"wrote {run.export(args.out, **options)}")
 
 
 def _query(args):

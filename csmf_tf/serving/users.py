@@ -80,6 +80,37 @@ def user_features(
     return {name: _batch_of_one(row.get(name), spec) for name, spec in signature.items()}, bool(rows)
 
 
+def user_batch(users: Mapping[str, Any], signature: Mapping, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    """Returns the raw features of some users as one batch; shorter lists are filled with blanks.
+
+    Args:
+        users: raw feature arrays, as `write_users` takes them.
+        signature: `tf.TensorSpec` of each feature.
+        rows: which users.
+
+    Example:
+
+    >>> from csmf_tf._keras import tf
+    >>> signature = {"tags": tf.TensorSpec([None, None], tf.string)}
+    >>> user_batch({"tags": [["a", "b"], []]}, signature, rows=[0, 1])["tags"].tolist()
+    [['a', 'b'], ['', '']]
+    """
+    batch = {}
+    for name, spec in signature.items():
+        values = [_batch_of_one(users[name][row], spec) for row in rows]
+        width = max((value.shape[-1] for value in values), default=0)
+        blank = _batch_of_one(None, spec)[..., :1]
+        batch[name] = np.concatenate(
+            [
+                np.concatenate([value, *[blank] * (width - value.shape[-1])], axis=-1)
+                if spec.shape.rank == 2
+                else value
+                for value in values
+            ]
+        )
+    return batch
+
+
 def _column(name: str, values: Sequence, spec: Any) -> pa.Array:
     if spec.shape.rank not in (1, 2):
         raise ValueError(
@@ -101,6 +132,6 @@ def _batch_of_one(value: Any, spec: Any) -> np.ndarray:
     blank = "" if dtype is object else np.nan if spec.dtype.is_floating else 0
     if spec.shape.rank == 1:
         return np.array([blank if value is None else value], dtype)
-    entries = [blank if entry is None else entry for entry in value or []]
+    entries = [blank if entry is None else entry for entry in ([] if value is None else value)]
     width = spec.shape[1] or max(len(entries), 1)
     return np.array([entries + [blank] * (width - len(entries))], dtype)
