@@ -21,24 +21,17 @@ from csmf_tf.data.published import read_published
 from csmf_tf.data.splits import tell_apart
 from csmf_tf.evaluation.baselines import counting, popularity_scores, static
 from csmf_tf.evaluation.metrics import means, user_metrics
-from csmf_tf.evaluation.ranking import UserScores, rank
+from csmf_tf.evaluation.ranking import Shortlist, rank
 
 FUNNEL = ("view", "cart", "buy")
 BUY = 2
 
 
-def viewed_not_bought(known: EventLog) -> UserScores:
+def viewed_not_bought(known: EventLog) -> Shortlist:
     """Ranks what a user has viewed by the number of buyers (who bought it is left out by the protocol)."""
     buyers = popularity_scores(known.items_of_users(BUY), len(known.items))
     viewed = known.items_of_users(0)
-
-    def scores(users: np.ndarray) -> np.ndarray:
-        matrix = np.full((len(users), len(buyers)), -np.inf)
-        for row, user in enumerate(users):
-            matrix[row, viewed.of(user)] = buyers[viewed.of(user)]
-        return matrix
-
-    return scores
+    return Shortlist(viewed, buyers[viewed.items])
 
 
 def main():
@@ -60,7 +53,7 @@ def main():
     bought = known.items_of_users(BUY)
     users = np.flatnonzero(targets["all"].counts)
     rules = {
-        "most bought": static(popularity_scores(bought, len(log.items))),
+        "most bought": static(popularity_scores(bought, len(log.items)), len(log.users)),
         "viewed, not yet bought, by buyers": viewed_not_bought(known),
         "counting": counting(known, BUY),
     }

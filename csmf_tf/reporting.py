@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import yaml
 
 from csmf_tf import __version__
@@ -19,7 +20,6 @@ from csmf_tf.evaluation.user_results import (
     USERS_FILE,
     UserResults,
     UserTable,
-    run_state,
     targets_digest,
     write_user_results,
 )
@@ -49,20 +49,22 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> pathlib.Path:
     weights = None
     if len(done) > 1:
         grid = weight_grid(len(done), steps=10 if len(done) == 2 else 6)
-        weights = tradeoff(model, run.evaluator().sample(TRADEOFF_USERS), grid)
+        weights = tradeoff(model, evaluation.evaluator.sample(TRADEOFF_USERS), grid)
     name = run.directory.resolve().name
     page = write_report(
         run.directory / REPORT,
-        title=name,
+        title=f"Evaluation of {name}",
         results=evaluation.results,
         capacity=model.capacity(),
         log=run.log,
         funnel=model.funnel,
         tradeoff=weights,
+        tradeoff_users=TRADEOFF_USERS,
+        data=_sizes(run),
         setting=_setting(run),
     )
     tables = {key: UserTable(*parts) for key, *parts in _tables(run, evaluation)}
-    results = UserResults(name, tables, run_state(run.directory), split)
+    results = UserResults(name, tables, evaluation.state, split)
     write_user_results(run.directory / USERS_FILE, results)
     return page
 
@@ -71,6 +73,19 @@ def _tables(run: Run, evaluation: Evaluation) -> Iterator[tuple[Any, ...]]:
     train = run.prepared.split.train
     for key, (users, targets, values, *_) in evaluation.tables.items():
         yield key, train.users[users], values, targets_digest(train.users, train.items, targets, users)
+
+
+def _sizes(run: Run) -> dict[str, dict[str, int]]:
+    split = run.prepared.split
+    parts = {"training": split.train, "validation": split.validation, "test, new": split.test}
+    return {
+        name: {
+            "events": len(part),
+            "users": len(np.unique(part.user)),
+            "items": len(np.unique(part.item)),
+        }
+        for name, part in (parts | {"test, met upstream": split.met}).items()
+    }
 
 
 def _setting(run: Run) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from csmf_tf.data.store import load, save, save_split
 from csmf_tf.data.tables import pad_lists
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.evaluation.results import Evaluation, evaluate_model
+from csmf_tf.evaluation.user_results import run_state
 from csmf_tf.model import CSMF
 from csmf_tf.schedule import Schedule
 from csmf_tf.serving.export import export
@@ -245,9 +246,12 @@ class Run:
         """What `evaluate` gives, with the metrics of each user."""
         self._check_finished()
         split = self.prepared.split
-        results, tables = evaluate_model(self.model, self.evaluator(progress), self.log)
-        counts = {name: getattr(split, name) for name in ("repeated", "unknown_users", "unknown_items")}
-        return Evaluation(results | counts, tables)
+        # Before it takes its time, in which the run may train on.
+        state = run_state(self.directory) if (self.directory / "state.json").exists() else ""
+        evaluation = evaluate_model(self.model, self.evaluator(progress), self.log)
+        left_out = ("repeated", "unknown_targets", "unknown_users", "unknown_items")
+        counts = {name: getattr(split, name) for name in left_out}
+        return evaluation._replace(results=evaluation.results | counts, state=state)
 
     def export(
         self,

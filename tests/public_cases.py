@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 
 class Case(NamedTuple):
+    set: str
     files: dict[str, str]  # in the order in which they are given
     funnel: tuple[str, ...]
     events: list[tuple]  # user, item, behaviour, unix seconds or None: of the funnel, in order
     ignored: tuple[str, ...] = ()
     left_out: tuple[int, ...] = ()
+    several: int = 0  # items with several sets of features
+    split: str = "time"
     users: dict[str, dict[str, object]] | None = None
     items: dict[str, dict[str, object]] | None = None
 
@@ -24,6 +27,7 @@ def write(case: Case, folder: Path) -> list[Path]:
 
 
 TAOBAO = Case(
+    set="taobao",
     files={
         "UserBehavior.csv": "1,2268318,2520377,pv,1511544070\n"
         "1,2268318,2520377,cart,1511561733\n"
@@ -43,10 +47,12 @@ TAOBAO = Case(
         ("100", "3219016", "view", 1512316799),
         ("1", "2268318", "buy", 1511600000),
     ],
-    left_out=(2, 1),
+    left_out=(2,),
+    several=1,
     items={"2268318": {"category": "2520377"}, "3219016": {"category": "1467545"}},
 )
 TMALL = Case(
+    set="tmall",
     files={
         "user_info_format1.csv": "user_id,age_range,gender\n34176,6,0\n230784,,1\n",
         "user_log_format1.csv": "user_id,item_id,cat_id,seller_id,brand_id,time_stamp,action_type\n"
@@ -69,6 +75,7 @@ TMALL = Case(
     },
 )
 RETAILROCKET = Case(
+    set="retailrocket",
     files={
         "events.csv": "timestamp,visitorid,event,itemid,transactionid\n"
         "1433221332117,257597,view,355908,\n"
@@ -93,6 +100,7 @@ def _log(*rows: str) -> str:
 
 ONE_HOT = [f"onehot_feat{number}" for number in range(18)]
 KUAIRAND = Case(
+    set="kuairand",
     files={
         "log_standard_4_08_to_4_21_1k.csv": _log(
             "0,3784,20220421,400,1650485801301,1,1,0,0,0,0,1,151024,104400,0,0,0,0,1",
@@ -152,6 +160,7 @@ KUAIRAND = Case(
     },
 )
 MOVIELENS = Case(
+    set="movielens",
     files={
         "movies.csv": "movieId,title,genres\n1,Toy Story (1995),Adventure|Animation\n"
         '11,"American President, The (1995)",(no genres listed)\n',
@@ -167,9 +176,11 @@ MOVIELENS = Case(
         ("1", "11", "loved", 964981247),
         ("2", "1", "rated", 1445714835),
     ],
+    split="leave_last",
     items={"1": {"genres": ("Adventure", "Animation")}, "11": {"genres": ()}},
 )
 MOVIELENS_DAT = Case(
+    set="movielens",
     files={
         "ratings.dat": "1::1193::5::978300760\n2::661::3::978302109\n",
         "movies.dat": "1193::Star Wars: Episode IV (1977)::Action|Sci-Fi\n"
@@ -183,6 +194,7 @@ MOVIELENS_DAT = Case(
         ("1", "1193", "loved", 978300760),
         ("2", "661", "rated", 978302109),
     ],
+    split="leave_last",
     users={
         "1": {"gender": "F", "age": "1", "occupation": "10"},
         "2": {"gender": "M", "age": "56", "occupation": "16"},
@@ -213,6 +225,7 @@ SKELETON = (
     f"4,1,1,00000f1692951881,2,{features(_205='7', _206='84')}\n"
 )
 ALICCP = Case(
+    set="aliccp",
     files={
         "sample_skeleton_train.csv": SKELETON,
         "common_features_train.csv": f"bacff91692951881,8,{features(**_USER)}\n"
@@ -228,6 +241,7 @@ ALICCP = Case(
         ("5", "7", "buy", None),
     ],
     left_out=(1,),
+    split="item_holdout",
     users={
         "31319": {
             **{"group": "a", "group2": "b", "gender": "c", "age": "d"},

@@ -26,7 +26,7 @@ def test_every_second_epoch_is_measured_as_it_stands_then():
 
 
 def test_early_stopping_may_follow_it():
-    stop = keras.callbacks.EarlyStopping("test_weight", mode="min")
+    stop = keras.callbacks.EarlyStopping("eval_weight", mode="min")
     assert len(fit([EvaluationCallback(weight), stop])["loss"]) == 2
 
 

@@ -62,6 +62,7 @@ def example():
 
 def test_counts_of_a_small_log(example):
     found = check(*example)["counts"]
+    assert "blanks" not in found.sentence
     assert found.numbers == {
         "view": {"events": 7, "pairs": 5, "users": 4, "items": 3},
         "cart": {"events": 2, "pairs": 1, "users": 1, "items": 1},
@@ -71,6 +72,51 @@ def test_counts_of_a_small_log(example):
     # Four pairs were bought and one put into the cart.
     assert found.level == "note"
     assert "'buy' has more pairs than 'cart'" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("funnel", "level", "alike"),
+    [
+        (("view", "View", "buy"), "problem", ["'view' and 'View' differ by case or blanks only"]),
+        (("add to cart", "buy ", "buy"), "problem", ["'buy ' and 'buy' differ"]),
+        (("view", "cart", "view2"), "note", []),
+    ],
+)
+def test_behaviours_that_are_one_but_for_case_or_blanks_are_a_problem(example, funnel, level, alike):
+    log, test, training = example
+    found = check(replace(log, funnel=funnel), test, training)["counts"]
+    assert found.level == level
+    assert found.sentence.count("differ by case or blanks") == len(alike)
+    assert all(words in found.sentence for words in alike)
+
+
+def test_which_split_it_is_comes_first(example):
+    log, test, training = example
+    found = next(iter(check(log, test, training)))
+    assert (found.name, found.level) == ("split", "problem")
+    sizes = {"training events": 7, "test events": 5, "events in neither part": 1}
+    assert found.numbers == sizes
+    # What was bought, was bought in the test part or in neither.
+    assert found.sentence == (
+        "7 training events, 5 test events, 1 events in neither part. No event of 'buy' is left to train on: "
+        "hold out less, or leave it out of the funnel."
+    )
+    settings = {"kind": "time", "at": 0.6}
+    found = check(log, test, training, split=settings)["split"]
+    assert found.numbers == settings | {"cut": "2015-04-30T22:13:20"} | sizes
+    assert found.sentence.startswith("time (at 0.6, cut 2015-04-30T22:13:20): 7 training events, 5 test")
+    assert check(log, test, training, split={"kind": "leave_last"})["split"].sentence.startswith(
+        "leave_last: 7 training events"
+    )
+    assert check(log, test, ~test, split=settings)["split"].level == "ok"
+
+
+def test_an_empty_training_part_is_a_problem_and_nothing_is_said_to_be_discovered(example):
+    log, test, _ = example
+    report = check(log, np.ones_like(test), np.zeros_like(test))
+    assert report["split"].level == report["unknown"].level == report.level == "problem"
+    assert "No event is left to train on: hold out less" in report["split"].sentence
+    assert "discovered" not in report["targets"].sentence
 
 
 def test_overlap_of_a_small_log(example):
@@ -120,6 +166,29 @@ def test_unknown_users_and_items_of_a_small_log(example):
     assert found.numbers == {"users": 1, "items": 2, "targets": 2}
     assert "1 of 3 (33.3%) test users and 2 of 4 (50.0%) test items have no training event" in found.sentence
     assert "2 of 5 (40.0%) targets are theirs" in found.sentence
+    assert found.level == "note"
+    assert "cannot be measured" not in found.sentence
+
+
+@pytest.mark.parametrize(("known", "level"), [(3, "ok"), (2, "note"), (1, "problem")])
+def test_when_most_targets_are_of_unknown_users_it_is_a_problem(known, level):
+    log = make_log([(user, 0, 0, user) for user in range(known)] + [(user, 0, 1, 9) for user in range(3)])
+    found = check(log, log.behavior == 1, log.behavior == 0)["unknown"]
+    assert found.level == level
+    assert ("most targets cannot be measured" in found.sentence) == (level == "problem")
+
+
+def test_half_of_the_targets_unknown_is_not_most():
+    log = make_log([(0, 0, 0, 1), (0, 0, 1, 9), (1, 0, 1, 9)])
+    assert check(log, log.behavior == 1, log.behavior == 0)["unknown"].level == "note"
+
+
+@pytest.mark.parametrize(("without", "level"), [(0, "ok"), (2, "note"), (3, "problem")])
+def test_most_downstream_events_without_upstream_question_the_order_of_the_funnel(without, level):
+    log = make_log([(0, 0, 0, 1), *[(0, 0, 1, 2)] * (4 - without), *[(1, 1, 1, 2)] * without])
+    found = check(log, log.behavior == 1, log.behavior == 0)["funnel gaps"]
+    assert found.level == level
+    assert ("is the funnel in the right order (upstream first)?" in found.sentence) == (level == "problem")
 
 
 def test_training_events_after_test_events_of_a_small_log(example):

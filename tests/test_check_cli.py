@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import public_cases
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -83,7 +84,7 @@ def test_a_log_alone_is_enough(csmf, log):
     assert "20 events of 5 users with 3 items" in out
     # The last tenth of the events is the test part.
     assert "2 test events come before" in out
-    assert out.splitlines()[-1] == "0 problems, 0 notes, 11 ok"
+    assert out.splitlines()[-1] == "0 problems, 0 notes, 12 ok"
 
 
 def test_without_times_items_are_held_out(findings, untimed):
@@ -126,6 +127,52 @@ def test_the_kind_of_split_is_an_option(findings, log):
     assert found["targets"]["numbers"]["view"]["targets"] == 10
 
 
+@pytest.mark.parametrize(
+    ("options", "split", "said"),
+    [
+        (["--at", "0.5"], {"kind": "time", "at": 0.5}, "time (at 0.5, cut 2015-04-25T22:13:40): 10 train"),
+        (["--split", "leave_last"], {"kind": "leave_last"}, "leave_last: 15 training events, 5 test events."),
+        (
+            ["--split", "item_holdout", "--seed", "1"],
+            {"kind": "item_holdout", "fraction": 0.1, "seed": 1},
+            "item_holdout (fraction 0.1, seed 1): ",
+        ),
+    ],
+)
+def test_the_split_is_said_first(findings, log, options, split, said):
+    found = findings(log, *options)
+    assert next(iter(found)) == "split"
+    assert found["split"]["numbers"].items() >= split.items()
+    assert found["split"]["sentence"].startswith(said)
+
+
+def test_a_split_that_leaves_no_training_is_a_problem(csmf, tmp_path):
+    rows = [("u0", "i0", "view", START), ("u0", "i0", "buy", START), ("u1", "i1", "view", START)]
+    log = write(tmp_path / "log.csv", rows, COLUMNS)
+    code, out, _ = csmf("check", log, "--strict")
+    assert code == 1
+    assert "[problem] split: time (at 0.9" in out
+    assert "0 training events, 3 test events. No event is left to train on" in unwrapped(out)
+
+
+def test_users_who_come_after_the_cut_are_a_problem(csmf, tmp_path):
+    """Each user is there for a moment, as in MovieLens."""
+    rows = [(f"u{n}", f"i{(n + m) % 3}", "view", START + 10 * n + m) for n in range(10) for m in range(3)]
+    log = write(tmp_path / "log.csv", rows, COLUMNS)
+    code, out, _ = csmf("check", log, "--strict")
+    assert code == 1
+    assert "So most targets cannot be measured" in unwrapped(out)
+    assert csmf("check", log, "--strict", "--split", "leave_last")[0] == 0
+
+
+def test_names_of_behaviours_that_are_one_name_are_a_problem(csmf, tmp_path):
+    rows = [*ROWS, ("u0", "i1", "View", START + 40), ("u0", "i1", "buy ", START + 41)]
+    code, out, _ = csmf("check", write(tmp_path / "log.csv", rows, COLUMNS), "--strict")
+    assert code == 1
+    assert "'view' and 'View' differ by case or blanks only" in unwrapped(out)
+    assert "'buy' and 'buy ' differ" in unwrapped(out)
+
+
 def test_a_parquet_folder_with_a_column_of_times_under_another_name(findings, tmp_path):
     folder = tmp_path / "log"
     folder.mkdir()
@@ -139,6 +186,10 @@ def test_a_parquet_folder_with_a_column_of_times_under_another_name(findings, tm
 
 def test_a_published_split(csmf, findings, log, held):
     found = findings(log, "--held", held)
+    assert list(found)[:2] == ["split", "held out"]
+    named = {"kind": "published", "file": str(held), "objective": "buy"}
+    sizes = {"training events": 17, "test events": 2, "events in neither part": 1}
+    assert found["split"]["numbers"] == named | sizes
     assert found["held out"]["numbers"]["other"]["pairs held out"] == 1
     row = found["targets"]["numbers"]["buy"]
     assert (row["targets"], row["in view"], row["in buy"], row["met"]) == (2, 2, 0, 2)
@@ -169,7 +220,9 @@ def test_json_goes_to_a_file_or_to_standard_output_alone(csmf, log, tmp_path):
     file = tmp_path / "new" / "report.json"
     code, out, _ = csmf("check", log, "--json", file)
     assert code == 0
-    assert out.startswith("[ok]      counts:")
+    assert out.startswith(
+        "[ok]      split: time (at 0.9, cut 2015-04-25T22:13:53): 18 training events, 2 test"
+    )
     written = json.loads(file.read_text())
     assert [path.name for path in file.parent.iterdir()] == ["report.json"]
     assert written["level"] == "ok"
@@ -206,6 +259,23 @@ def test_a_configuration_tells_log_funnel_and_split(csmf, findings, log, held, t
     assert findings(config, "--held", held)["targets"]["numbers"]["buy"]["met"] == 2
 
 
+def test_an_option_goes_before_the_split_of_the_configuration(findings, log, tmp_path):
+    config = configuration(tmp_path, kind="item_holdout", fraction=0.2, seed=3)
+    assert findings(config, "--split", "leave_last")["split"]["numbers"]["kind"] == "leave_last"
+    holdout = {"kind": "item_holdout", "fraction": 0.2, "seed": 5}
+    assert findings(config, "--seed", "5")["split"]["numbers"].items() >= holdout.items()
+    found = findings(config, "--split", "time", "--at", "0.5")["split"]["numbers"]
+    assert (found["kind"], found["at"], found["test events"]) == ("time", 0.5, 10)
+
+
+def test_the_folder_of_a_run_is_checked_by_its_configuration(csmf, log, tmp_path):
+    config = configuration(tmp_path, kind="leave_last")
+    code, out, err = csmf("check", tmp_path)
+    assert code == 0
+    assert err == f"csmf-tf: note: {tmp_path} is checked by its configuration, {config}\n"
+    assert out == csmf("check", config)[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -214,6 +284,7 @@ def test_a_configuration_tells_log_funnel_and_split(csmf, findings, log, held, t
             ["--funnel", "view"],
             "`behavior` should be a behaviour of the funnel (view); name others in `ignore`",
         ),
+        (["--user", "who", "--timestamp", "at"], "lack `who`, `at`; name yours with --user, --timestamp."),
         (["--funnel", "view,buy,gift"], "no event of gift"),
         (["--objective", "buy"], "--objective should be left out, as it belongs to --held"),
         (
@@ -238,9 +309,28 @@ def test_what_cannot_be_checked_is_an_error(csmf, log, held, options, message):
 
 def test_beside_a_configuration_other_settings_are_an_error(csmf, log, tmp_path):
     config = configuration(tmp_path, kind="time")
-    code, _, err = csmf("check", config, "--funnel", "view,buy", "--at", "0.5")
+    code, _, err = csmf("check", config, "--funnel", "view,buy", "--user", "who", "--at", "0.5")
     assert code == 2
-    assert f"--at, --funnel should be left out, as {config} tells them" in err
+    assert f"--funnel, --user should be left out, as {config} tells them" in err
+    code, _, err = csmf("check", config, "--fraction", "0.5")
+    assert code == 2
+    assert "`--fraction` belongs to --split item_holdout. Received: --split time" in err
+
+
+def test_all_missing_columns_are_named_at_once(csmf, tmp_path):
+    log = write(tmp_path / "log.csv", [("u0", "i0", "view")], ["who", "what", "did"])
+    code, _, err = csmf("check", log)
+    assert code == 2
+    assert "Received: `who`, `what`, `did`, which lack `user_id`, `item_id`, `behavior`" in err
+    assert "name yours with --user, --item, --behavior.\n" in err
+
+
+@pytest.mark.parametrize("name", ["retailrocket", "tmall", "taobao"])
+def test_a_known_public_set_is_pointed_to_its_import(csmf, name, tmp_path):
+    file = public_cases.write(public_cases.CASES[name], tmp_path)[-1]
+    code, _, err = csmf("check", file)
+    assert code == 2
+    assert f"It looks like the set {name}: `csmf-tf import {name} {file} --out DIR` reads it." in err
 
 
 def test_times_without_a_column_are_an_error(csmf, untimed):

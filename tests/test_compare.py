@@ -75,7 +75,9 @@ def test_metrics_shown(wanted, found):
 def test_metrics_that_a_run_lacks_are_not_shown_unasked():
     runs = [results("a"), results("b", metrics=("recall@50",))]
     assert {row.metric for row in compare(runs, repeats=10).rows} == {"recall@50"}
-    with pytest.raises(ValueError, match=r"all runs have: recall@50. Received: \['ndcg@10'\]"):
+    with pytest.raises(
+        ValueError, match=r"all runs have: recall@50. Received: ndcg@10; another K has to be in `evaluate.ks`"
+    ):
         compare(runs, ["ndcg@10"])
     with pytest.raises(ValueError, match="should have a metric in common"):
         compare([results("a", metrics=("ndcg@10",)), runs[1]])
@@ -128,6 +130,18 @@ def test_other_test_targets_are_refused():
         compare([results("a"), other._replace(tables=tables, split={"kind": "leave_last"})])
 
 
+def test_runs_of_other_splits_say_so_even_without_a_metric_in_common():
+    other = results("b", metrics=("ndcg@10",))._replace(split={"kind": "leave_last"})
+    tables = {key: table._replace(digest="other") for key, table in other.tables.items()}
+    with pytest.raises(ValueError, match=r"same test targets.*against {'kind': 'leave_last'}"):
+        compare([results("a", metrics=("recall@10",)), other._replace(tables=tables)], ["mrr@10"])
+
+
+def test_a_misspelt_metric_gets_the_one_that_was_meant():
+    with pytest.raises(ValueError, match=r"\(`--metric`\).*Received: recal@10; did you mean recall@10\?"):
+        compare([results("a"), results("b")], ["recal@10"])
+
+
 def test_other_users_are_refused_whatever_the_digest_says():
     other = results("b")
     key = ("view", "discovery")
@@ -163,6 +177,15 @@ def test_the_table_says_when_nothing_can_be_told():
     text = format_comparison(compare([results("a"), results("b", 0, seed=3)], ["recall@50"]))
     assert text.endswith("No difference from a can be told: every Holm p >= 0.05, 2 tests.")
     assert "*" not in text
+
+
+def test_names_with_line_breaks_leave_the_table_whole():
+    named = "buy\nnow"
+    tables = {(named, "discovery"): results("a").tables["buy", "discovery"]}
+    runs = [results(name)._replace(tables=tables) for name in ("a\nb", "c")]
+    lines = format_comparison(compare(runs, repeats=9)).splitlines()
+    assert lines[1] == "buy\\nnow, recall@10, 40 users"
+    assert lines[2].split()[0] == "a\\nb"
 
 
 def test_the_table_fits_a_terminal_whatever_the_names():

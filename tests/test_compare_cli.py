@@ -95,7 +95,6 @@ def test_runs_are_called_by_as_much_of_their_path_as_tells_them_apart(tmp_path, 
     assert [one.name for one in load_results(folders)] == [*places[:2], "seed2/run", "other"]
     monkeypatch.chdir(folders[2])
     assert [one.name for one in load_results([".", folders[3]])] == ["run", "other"]
-    assert [one.name for one in load_results([folders[3], folders[3]])] == ["other", "other"]
 
 
 def test_a_run_that_was_not_evaluated_is_told(runs):
@@ -104,6 +103,34 @@ def test_a_run_that_was_not_evaluated_is_told(runs):
     assert (code, out) == (2, "")
     assert f"{runs[1]} should hold evaluation/users.parquet" in err
     assert f"`csmf-tf evaluate {runs[1]}` writes it" in err
+
+
+@pytest.mark.parametrize("log", [None, [], [{"objective": "view", "phase": "fit", "epoch": 1}]])
+def test_a_run_without_a_finished_stage_is_told_to_fit(runs, tmp_path, log):
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "config.yaml").write_text("")
+    if log is not None:
+        (new / "state.json").write_text(json.dumps({"log": log}))
+    code, out, err = csmf("compare", runs[0], new)
+    assert (code, out) == (2, "")
+    assert f"{new} should be a trained run. Received: one without a finished stage" in err
+    assert f"`csmf-tf fit {new}/config.yaml --out {new}`" in err
+
+
+def test_a_run_with_a_finished_stage_is_told_to_evaluate(runs, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "config.yaml").write_text("")
+    (new / "state.json").write_text(json.dumps({"log": [{"objective": "view", "phase": "freeze"}]}))
+    assert f"`csmf-tf evaluate {new}` writes it" in csmf("compare", runs[0], new)[2]
+
+
+def test_the_same_run_twice_is_an_error(runs):
+    for again in (runs[0], runs[0] / "." / "evaluation" / "users.parquet"):
+        code, out, err = csmf("compare", runs[0], runs[1], again)
+        assert (code, out) == (2, "")
+        assert f"Received: the same twice, {runs[0]} and {again}" in err
 
 
 def test_a_run_that_went_on_since_its_evaluation_is_told(runs):
@@ -120,8 +147,12 @@ def test_bad_arguments_are_told_without_a_traceback(runs, tmp_path):
         ([runs[0]], "the following arguments are required: RUN_B"),
         ([runs[0], tmp_path / "log"], "log should be the directory of a run"),
         ([runs[0], tmp_path / "none"], "none should be a file of user results. Received: no file"),
-        ([runs[0], runs[1] / "state.json"], "state.json should be a file of user results"),
-        ([*runs, "--metric", "recall@7"], "Received: ['recall@7']"),
+        (
+            [runs[0], runs[1] / "state.json"],
+            "state.json should be a file of user results. Received: what cannot be",
+        ),
+        ([*runs, "--metric", "recall@7"], "Received: recall@7; did you mean"),
+        ([*runs, "--metric", "x"], "Received: x; another K has to be in `evaluate.ks` of the runs"),
         ([*runs, "--targets", "old"], "invalid choice: 'old'"),
         ([*runs, "--targets", "met"], "none with met targets; met targets: in no run"),
     ]

@@ -35,7 +35,7 @@ def table(printed):
 
 def check_results(folder, printed):
     report = folder / "run" / "report"
-    for figure in ("tradeoff.png", "capacity.png", "learning.png", "retention.png"):
+    for figure in ("tradeoff.png", "capacity.png", "learning.png"):
         assert (report / figure).read_bytes().startswith(b"\x89PNG")
     assert f"report: {report}/index.html" in printed
     assert "Re-engagement" in (report / "index.html").read_text()

@@ -16,7 +16,7 @@ from csmf_tf.config import from_dict
 from csmf_tf.data.further import add_behavior
 from csmf_tf.data.log import read_log
 from csmf_tf.data.simulator import simulate
-from csmf_tf.data.splits import split_log
+from csmf_tf.data.splits import Split, split_log
 from csmf_tf.data.store import load
 from csmf_tf.run import Run
 
@@ -258,3 +258,18 @@ def test_added_behaviour_trains_on_no_target(kind):
         assert new.repeated - old.repeated == len(late & early & known)
     else:
         assert not len(new.met)
+
+
+def test_what_was_met_and_is_done_by_the_new_events_is_a_target_no_longer():
+    ids = np.array(["a", "b", "c", "d"], object)
+
+    def log(rows, funnel=("view", "cart")):
+        user, item, behavior, time = np.array(rows, np.int64).reshape(-1, 4).T
+        return type(simulate(5, 5).log)(user, item, behavior.astype(np.int8), time, ids, ids, funnel)
+
+    # Users 0 and 1 view item 2 before the cut at time 5 and cart it after; user 0 has bought it at time 3.
+    train = log([(0, 2, 0, 1), (1, 2, 0, 1), (0, 0, 0, 5), (1, 1, 1, 4)])
+    old = Split(train, log([]), log([(0, 1, 1, 9)]), log([(0, 2, 1, 9), (1, 2, 1, 9)]), 0, 0, 0, 0)
+    new = add_behavior(old, log([(0, 2, 0, 3), (1, 0, 0, 8)], ("buy",)), "time")
+    assert [(u, i) for u, i in zip(new.met.user, new.met.item, strict=True)] == [(1, 2)]
+    assert new.repeated == 1

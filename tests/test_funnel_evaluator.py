@@ -60,7 +60,7 @@ def test_new_and_met_targets_are_measured_apart(known, held, objective, seed):
     one = evaluator.discovery(lambda users: scores[users], name)
     expected = recalls(scores, seen, new, objective, 3)
     assert dict(zip(one.users.tolist(), one.values["recall@3"], strict=True)) == pytest.approx(expected)
-    assert one.skipped == N_USERS - len(expected)
+    assert one.skipped == len({row[0] for row in new | met}) - len(expected)
     together = evaluator.together(lambda users: scores[users])[name]
     assert together.values["recall@3"].tolist() == one.values["recall@3"].tolist()
 
@@ -79,24 +79,22 @@ def test_vectors_and_their_products_give_the_same():
     evaluator, *_ = make(rows[:15], rows[15:])
     users, items = rng.integers(-2, 3, (N_USERS, 2)), rng.integers(-2, 3, (N_ITEMS, 2))
     for name in FUNNEL:
-        by_vectors = evaluator.discovery((users, items), name).summary(with_intervals=True)
-        assert by_vectors == evaluator.discovery(lambda who: (users @ items.T)[who], name).summary(True)
+        by_vectors = evaluator.discovery((users, items), name).summary()
+        assert by_vectors == evaluator.discovery(lambda who: (users @ items.T)[who], name).summary()
 
 
-def test_a_summary_has_means_counts_and_intervals():
+def test_a_summary_has_means_and_counts():
     evaluator, *_ = make([(0, 0, 0), (1, 0, 0), (2, 1, 0)], [(0, 1, 0), (1, 2, 0), (2, 0, 0)], ks=(1,))
-    summary = evaluator.discovery(lambda users: np.eye(N_USERS, N_ITEMS, 1)[users], "view").summary(True)
+    summary = evaluator.discovery(lambda users: np.eye(N_USERS, N_ITEMS, 1)[users], "view").summary()
     # Users 0 and 1 are shown their targets first, user 2 is shown item 3.
     assert {name: summary[name] for name in ("recall@1", "coverage@1", "users", "skipped")} == {
         "recall@1": 2 / 3,
         "coverage@1": 3 / N_ITEMS,
         "users": 3,
-        "skipped": 2,
+        "skipped": 0,
     }
     # One of the nine items is popular, item 0, which nobody is shown.
     assert summary["popular@1"] == 0
-    assert summary["intervals"]["recall@1"] == [0, 1]
-    assert set(summary["intervals"]) == {f"{m}@1" for m in ("recall", "ndcg", "hit_rate", "mrr", "map")}
 
 
 def test_a_sample_measures_some_of_the_users_as_the_whole_does():
@@ -109,7 +107,10 @@ def test_a_sample_measures_some_of_the_users_as_the_whole_does():
     assert 0 < len(some.users) <= 2 < len(whole.users)
     kept = np.isin(whole.users, some.users)
     assert whole.values["ndcg@3"][kept].tolist() == some.values["ndcg@3"].tolist()
+    assert len(some.users) + some.skipped == 2
     assert evaluator.discovery(lambda users: scores[users], "view").users.tolist() == whole.users.tolist()
+    with pytest.raises(ValueError, match=r"`users` should be an integer >= 1\. Received: users=0"):
+        evaluator.sample(0)
 
 
 class Towers:
@@ -148,31 +149,34 @@ def test_results_are_those_of_the_definitions(known, held, seed):
             "measured": {"view": {"recall@3": 0.25}, "cart": {"recall@3": 0.5}},
         },
     ]
-    results, tables = evaluate_model(model, evaluator, log)
+    results, tables, *_ = evaluate_model(model, evaluator, log)
     seen = {row[:2] for row in known}
     everything = np.full((N_USERS, N_ITEMS), -np.inf)
     for objective, name in enumerate(FUNNEL):
         own = model.scores(np.eye(3)[objective])
         buyers = [{row[0] for row in known if row[1:] == (item, objective)} for item in range(N_ITEMS)]
+        anybody = [{row[0] for row in known if row[1] == item} for item in range(N_ITEMS)]
         means = {
             label: list(recalls(scores, seen, new, objective, 3).values())
             for label, scores in (
                 ("own", own),
                 ("fused", model.scores([1, 1, 1])),
-                (
-                    "popularity",
-                    [[len(users) for users in buyers]] * N_USERS,
-                ),
+                ("popularity", [[len(users) for users in buyers]] * N_USERS),
+                ("popularity_any", [[len(users) for users in anybody]] * N_USERS),
             )
         }
         for label, leaf in (
             ("own", results["objectives"][name]),
             ("fused", results["fused"][name]),
             ("popularity", results["baselines"]["popularity"][name]),
+            ("popularity_any", results["baselines"]["popularity_any"][name]),
         ):
             values = means[label]
             assert leaf["users"] == len(values)
             assert leaf["recall@3"] == pytest.approx(sum(values) / len(values) if values else 0, abs=1e-6)
+            assert ("intervals" in leaf) == bool(values)
+            low, high = leaf.get("intervals", {"recall@3": (0, 1)})["recall@3"]
+            assert min([*values, 1]) - 1e-9 <= low <= high <= max([*values, 0]) + 1e-9 or not values
         of_objective = [{(u, i) for u, i, b in rows if b == objective} for rows in (new, met)]
         assert results["targets"][name] == dict(zip(("new", "met"), map(len, of_objective), strict=True))
         own_values = recalls(own, seen, new, objective, 3)
@@ -188,7 +192,11 @@ def test_results_are_those_of_the_definitions(known, held, seed):
             reach = [len({r[0] for r in known if r[1:] == (item, b)}) for b in (0, objective)]
             counting[user, item] = events * (1 + reach[1]) / (1 + reach[0])
         shown = results["met_shown"]
-        for scores, tree in ((own, shown["objectives"]), (counting, shown["baselines"]["counting"])):
+        for scores, tree in (
+            (own, shown["objectives"]),
+            (model.scores([1, 1, 1]), shown["fused"]),
+            (counting, shown["baselines"]["counting"]),
+        ):
             values = list(recalls(scores, done, met, objective, 3).values())
             assert tree[name]["met"]["recall@3"] == pytest.approx(np.mean(values), abs=1e-6)
     assert results["metric"] == "recall@3"

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from csmf_tf.data.log import read_log
+from csmf_tf.data.stream import columns_of
 
 HEADER = "user_id,item_id,behavior,timestamp\n"
 COLUMNS = {"user": "user_id", "item": "item_id", "behavior": "behavior", "timestamp": "timestamp"}
@@ -145,6 +146,25 @@ def test_damaged_parquet(tmp_path):
     path = tmp_path / "events.parquet"
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"events.parquet could not be read after data row 0: .*"):
+        read(path)
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_another_separator(csv, mark, name):
+    path = csv((HEADER + ONE_OF_EACH).replace(",", mark))
+    for reading in (read, columns_of):
+        with pytest.raises(
+            ValueError,
+            match=f"should have commas between its columns. Received: {name}, in the header 'user_id",
+        ):
+            reading(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16(tmp_path, encoding):
+    path = tmp_path / "events.csv"
+    path.write_bytes((HEADER + ONE_OF_EACH).encode(encoding))
+    with pytest.raises(ValueError, match=r"events.csv should be UTF-8 text. Received: text in UTF-16; save"):
         read(path)
 
 

@@ -51,7 +51,7 @@ def test_each_user_is_measured_as_ranx_does(seed):
     for name in asked:
         np.testing.assert_allclose(values[name], expected[name], rtol=0, atol=1e-9)
         assert results[name] == pytest.approx(np.mean(expected[name]), abs=1e-9)
-    assert results["users"] == len(measured)
+    assert (results["users"], results["skipped"]) == (len(measured), n_users - len(measured))
 
 
 def test_vectors_are_measured_as_their_products():
@@ -79,10 +79,10 @@ def test_users_may_come_in_any_order_and_in_part():
 
 
 def test_no_targets_at_all_measure_nothing():
-    for scores in ((np.ones((2, 1)), np.ones((3, 1))), static(np.ones(3))):
+    for scores in ((np.ones((2, 1)), np.ones((3, 1))), static(np.ones(3), 2)):
         results = evaluate(scores, ragged([[], []]), None, [2])
+        assert results.pop("skipped") == 2
         assert set(results.values()) == {0}
-        assert results["users"] == 0
 
 
 def test_the_first_metric_is_recall_at_the_first_cut_off():
@@ -114,7 +114,7 @@ def test_popularity_counts_distinct_users_and_ranks_by_them():
     assert scores.tolist() == [1, 3, 2, 0]
     targets = ragged([[2], [2], [], [3]])
     # User 0 is shown 2 first, user 1 too; user 3 is shown 1, 0, 3.
-    results = evaluate(static(scores), targets, train, [1, 3])
+    results = evaluate(static(scores, 4), targets, train, [1, 3])
     assert [results[name] for name in ("recall@1", "recall@3", "ndcg@3", "mrr@3")] == pytest.approx(
         [2 / 3, 1, 2.5 / 3, 7 / 9]
     )
@@ -125,11 +125,16 @@ def test_counting_shows_again_what_was_met_and_nothing_else():
     user, item, behavior = np.array(rows).T
     ids = np.array(list("abcd"), object)
     log = EventLog(user, item, behavior.astype(np.int8), None, ids, ids, ("view", "cart", "buy"))
-    assert counting(log, 2)(np.array([1, 0])).tolist() == [
-        [-np.inf, 1 * 2 / 3, -np.inf, -np.inf],
-        [2 * 1 / 2, 2 * 2 / 3, 1 * 2 / 2, -np.inf],
-    ]
-    assert np.isneginf(counting(log, 0)(np.array([0]))).all()
+    met = counting(log, 2)
+    assert [met.groups.of(user).tolist() for user in range(4)] == [[0, 1, 2], [1], [], []]
+    assert met.scores.tolist() == pytest.approx([2 * 1 / 2, 2 * 2 / 3, 1 * 2 / 2, 1 * 2 / 3])
+    assert not len(counting(log, 0).scores)
+
+
+def test_targets_that_do_not_ascend_are_refused():
+    unsorted = Groups(np.array([0, 2]), np.array([3, 0]))
+    with pytest.raises(ValueError, match="The items of each user should ascend"):
+        user_metrics(np.array([[0, 1, 2, 3]]), unsorted, np.array([0]), [4])
 
 
 @pytest.mark.parametrize("ks", [[1, 3], [0], []])

@@ -68,8 +68,8 @@ def test_weight_grid_is_on_the_simplex_and_holds_its_ends(objectives, points):
 
 def test_two_objectives_are_lines_over_the_weight_of_the_second(tmp_path, figures):
     weights = np.array([[3.0, 1.0], [0.0, 2.0], [1.0, 0.0]])
-    recalls = np.array([[0.2, 0.3], [0.1, 0.4], [0.25, 0.05]])
-    tradeoff_png(tmp_path / "plot.png", ["view", "buy"], weights, recalls, metric="recall@20")
+    values = np.array([[0.2, 0.3], [0.1, 0.4], [0.25, 0.05]])
+    tradeoff_png(tmp_path / "plot.png", ["view", "buy"], weights, values, metric="recall@20")
     assert_is_png(tmp_path / "plot.png")
     (axes,) = figures[0].axes
     lines = {line.get_label(): np.array(line.get_data()).tolist() for line in axes.get_lines()}
@@ -80,8 +80,8 @@ def test_two_objectives_are_lines_over_the_weight_of_the_second(tmp_path, figure
 
 def test_three_objectives_are_triangles_that_mark_the_best_weights(tmp_path, figures):
     weights = weight_grid(3, steps=4)
-    recalls = weights * 0.2
-    tradeoff_png(tmp_path / "plot.png", ["view", "cart", "buy"], weights, recalls)
+    values = weights * 0.2
+    tradeoff_png(tmp_path / "plot.png", ["view", "cart", "buy"], weights, values)
     assert_is_png(tmp_path / "plot.png")
     triangles = [axes for axes in figures[0].axes if axes.get_title()]
     assert [axes.get_title() for axes in triangles] == [
@@ -94,6 +94,22 @@ def test_three_objectives_are_triangles_that_mark_the_best_weights(tmp_path, fig
         assert {"weight of view", "weight of cart", "weight of buy"} <= {
             text.get_text() for text in axes.texts
         }
+
+
+def test_what_may_be_noise_is_not_marked_and_does_not_take_all_colours(tmp_path, figures):
+    weights = weight_grid(3, steps=4)
+    values = 0.2 + 0.01 * weights
+    halves = [0.009, 0.011, np.inf]
+    tradeoff_png(tmp_path / "plot.png", list("abc"), weights, values, half_widths=halves, note="A note.")
+    told, noise, unknown = [axes for axes in figures[0].axes if axes.get_title()]
+    assert told.get_title().endswith("★ 0.2100")
+    stars = [[line for line in axes.get_lines() if line.get_marker() == "*"] for axes in (noise, unknown)]
+    assert stars == [[], []]
+    assert noise.get_title().endswith("0.2000 to 0.2100")
+    spans = [np.ptp(axes.collections[0].get_clim()) for axes in (told, noise, unknown)]
+    assert spans[0] == pytest.approx(0.01)
+    assert min(spans[1:]) > 0.019
+    assert figures[0].get_supxlabel() == "A note."
 
 
 def test_equal_recall_everywhere_can_be_drawn(tmp_path):
@@ -113,7 +129,7 @@ def test_more_objectives_are_lines_from_the_first_to_the_last(tmp_path, figures)
 
 
 @pytest.mark.parametrize(
-    ("objectives", "weights", "recalls", "message"),
+    ("objectives", "weights", "values", "message"),
     [
         (["a"], [[1]], [[1]], r"at least two objectives\. Received: \['a'\]"),
         (["a", "b"], [[1, 1]], [[1]], r"should be \[P, 2\]\. Received: shapes \(1, 2\) and \(1, 1\)"),
@@ -121,9 +137,9 @@ def test_more_objectives_are_lines_from_the_first_to_the_last(tmp_path, figures)
         (list("abcd"), [[1, 1, 1, 1]], [[1, 1, 1, 1]], r"Received: none; write e\.g\. `weight_grid\(4\)`"),
     ],
 )
-def test_bad_trade_offs(tmp_path, objectives, weights, recalls, message):
+def test_bad_trade_offs(tmp_path, objectives, weights, values, message):
     with pytest.raises(ValueError, match=message):
-        tradeoff_png(tmp_path / "plot.png", objectives, weights, recalls)
+        tradeoff_png(tmp_path / "plot.png", objectives, weights, values)
     assert not (tmp_path / "plot.png").exists()
 
 

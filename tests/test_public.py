@@ -48,15 +48,16 @@ def features_of(config, side):
 @pytest.mark.parametrize("name", CASES)
 def test_events_features_and_configuration(name, tmp_path):
     case, out = CASES[name], tmp_path / "out"
-    done = import_set(name.partition(" ")[0], write(case, tmp_path), out)
+    done = import_set(case.set, write(case, tmp_path), out)
     config, events = read_back(out)
     assert events == case.events
     assert config.funnel == case.funnel
     assert config.log.ignore == case.ignored
-    assert config.split.kind == ("item_holdout" if case.events[0][3] is None else "time")
+    assert config.split.kind == case.split
     assert features_of(config, "user") == case.users
     assert features_of(config, "item") == case.items
     assert tuple(done.left_out.values()) == case.left_out
+    assert done.several == ({"items": case.several} if case.several else {})
     behaviors = [event[2] for event in case.events]
     assert {n: done.events[n] for n in case.funnel} == {n: behaviors.count(n) for n in case.funnel}
     assert all(done.events[behavior] for behavior in case.ignored)
@@ -70,7 +71,11 @@ def test_command_line(name, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     upstream = SETS[name].funnel[0]
     assert re.search(rf"^wrote build/log/events.parquet: {upstream} \d", said)
-    assert said.endswith("next: csmf-tf fit build/log/config.yaml --out build/log-run\n")
+    check, fit = said.splitlines()[-2:]
+    assert check == "next: csmf-tf check build/log/config.yaml"
+    assert fit == "next: csmf-tf fit build/log/config.yaml --out build/log-run"
+    several = "note: 1 of the items come with several sets of features; their first one is taken"
+    assert (several in said) == (name == "taobao")
     config, events = read_back(tmp_path / "build" / "log")
     assert events
     assert config.funnel == SETS[name].funnel
@@ -97,6 +102,40 @@ def test_empty_folder_is_taken_and_a_full_one_is_not(tmp_path):
         import_set("taobao", files, out)
     with pytest.raises(ValueError, match="should be new or empty"):
         import_set("taobao", files, files[0])
+
+
+def test_what_stands_beside_the_folder_stays(tmp_path):
+    """Also under the name that a folder in the making once had."""
+    beside, out = tmp_path / "out.tmp", tmp_path / "out"
+    beside.mkdir()
+    (beside / "mine.txt").write_text("mine")
+    import_set("taobao", write(TAOBAO, tmp_path), out)
+    with pytest.raises(ValueError, match="no event of"):
+        import_set("retailrocket", [only_views(tmp_path)], tmp_path / "other")
+    assert (beside / "mine.txt").read_text() == "mine"
+    made = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert made == {"out", "out.tmp"}
+    other = tmp_path / "by_mkdir"
+    other.mkdir()
+    assert out.stat().st_mode == other.stat().st_mode
+
+
+def only_views(folder):
+    file = folder / "events.csv"
+    file.write_text("timestamp,visitorid,event,itemid\n1433221332117,1,view,2\n")
+    return file
+
+
+def test_lines_of_films_end_with_newlines_only(tmp_path):
+    titles = ["A\x85B (1990)", "C\x1cD (1991)", "E\u2028F (1992)", "G\vH (1993)"]
+    movies = "".join(f"{n}::{title}::Drama\r\n" for n, title in enumerate(titles))
+    (tmp_path / "movies.dat").write_bytes(movies.encode())
+    (tmp_path / "ratings.dat").write_text("1::0::5::978300760\n")
+    files = [tmp_path / "ratings.dat", tmp_path / "movies.dat"]
+    assert import_set("movielens", files, tmp_path / "out").tables == {"items": 4}
+    table = pq.read_table(tmp_path / "out" / "items.parquet").to_pydict()
+    assert table["title"] == titles
+    assert table["genres"] == ["Drama"] * 4
 
 
 def test_many_chunks_are_read_like_one(tmp_path, monkeypatch):
@@ -202,7 +241,7 @@ def test_aliexpress_as_mtreclib_writes_it(tmp_path):
 
 
 def test_killed_half_way_leaves_no_folder(tmp_path):
-    """Killed in the middle, there is no folder; another import then works and leaves nothing else behind."""
+    """Killed in the middle, there is no folder; another import then works and leaves nothing of its own."""
     files, out = write(TAOBAO, tmp_path), tmp_path / "out"
     code = (
         "import os, signal\nfrom csmf_tf.data.public import import_set, target\n"
@@ -213,6 +252,7 @@ def test_killed_half_way_leaves_no_folder(tmp_path):
     killed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not out.exists()
+    before = set(tmp_path.iterdir())
     import_set("taobao", files, out)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["UserBehavior.csv", "out"]
+    assert set(tmp_path.iterdir()) == before | {out}
     assert pq.read_table(out / "events.parquet").num_rows == len(TAOBAO.events) + 1

@@ -60,7 +60,9 @@ def test_listed_pairs_that_the_log_does_not_have_are_counted_and_said(tmp_path):
         (
             ["user_id,item_id", "u0,i0", "u8,i0"],
             "buy",
-            r"0 test pairs .*1 rows name .* append the test pairs",
+            r"^The log should hold 'buy' events of the test pairs in .*. Received: a log without any, "
+            r"which seems to be the training part alone. Append a row for each pair \(user, item and 'buy'\) "
+            r".*--objective. In detail: 0 test pairs .*1 rows name ",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from csmf_tf.data.groups import Groups
 from csmf_tf.evaluation import ranking
-from csmf_tf.evaluation.ranking import rank, top_k
+from csmf_tf.evaluation.ranking import Shortlist, rank, top_k
 
 
 def ragged(lists):
@@ -53,6 +53,13 @@ def test_top_k_equals_a_sort(problem, block, memory_mb):
         by_scores = rank(lambda who: np.array(scores)[who], ragged(seen), users, k, memory_mb=memory_mb)
     assert by_vectors.dtype == by_scores.dtype == np.int32
     assert by_vectors.tolist() == by_scores.tolist() == expected
+    lists = [[item for item in range(len(item_vectors)) if item % 3] for _ in seen]
+    own = [score for row, items in zip(scores, lists, strict=True) for score in np.array(row)[items]]
+    ranked = rank(Shortlist(ragged(lists), np.array(own)), ragged(seen), users, k)
+    kept = [[score if item % 3 else -math.inf for item, score in enumerate(row)] for row in scores]
+    assert ranked.tolist() == [
+        ranked_in_python(row, left_out, k) for row, left_out in zip(kept, seen, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("order", ["random", "ascending", "descending", "equal"])
@@ -84,20 +91,49 @@ def test_minus_infinity_leaves_an_item_out():
     assert rank(lambda users: scores[users], None, np.array([0]), 3).tolist() == [[3, 1, -1]]
 
 
-def test_memory_does_not_grow_with_users_times_items():
+@pytest.mark.parametrize("users", [1, 7, 1000])
+@pytest.mark.parametrize("dim", [7, 64, 100])
+def test_equal_vectors_are_tied_whoever_else_is_ranked(users, dim):
+    rng = np.random.default_rng(0)
+    user_vectors = rng.standard_normal((1000, dim)).astype(np.float32)
+    one = rng.standard_normal((1, dim)).astype(np.float32)
+    for n_items in (1025, 1027, 3073):
+        ranked = top_k(user_vectors, np.repeat(one, n_items, axis=0), None, np.arange(users), 10)
+        assert (ranked == np.arange(10)).all()
+
+
+def test_the_ranking_of_a_user_does_not_depend_on_who_else_is_ranked():
+    rng = np.random.default_rng(1)
+    users, items = (rng.standard_normal((n, 64)).astype(np.float32) for n in (300, 1700))
+    items = np.concatenate([items, items])
+    together = top_k(users, items, None, np.arange(300), 20)
+    alone = [top_k(users, items, None, np.array([user]), 20)[0].tolist() for user in range(300)]
+    assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("order", ["random", "ascending for a few"])
+def test_memory_does_not_grow_with_users_times_items(order):
     # 2,000 x 20,000 scores would take 160 MB.
     code = r"""
-import re
+import re, sys
 import numpy as np
 from csmf_tf.evaluation.ranking import top_k
-users, items = (np.random.default_rng(0).standard_normal((n, 8)).astype(np.float32) for n in (2000, 20000))
-top_k(users[:10], items, None, np.arange(10), 50, memory_mb=8)
-peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
+
+def peak():
+    return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
+
+if sys.argv[1] == "random":
+    rng = np.random.default_rng(0)
+    users, items = (rng.standard_normal((n, 8)).astype(np.float32) for n in (2000, 20000))
+else:
+    users, items = -np.ones((2000, 1), np.float32), np.linspace(1, 2, 20000, dtype=np.float32)[:, None]
+    users[:4] = 1
+top_k(users[-10:], items, None, np.arange(10), 50, memory_mb=8)
 before = peak()
 top_k(users, items, None, np.arange(2000), 50, memory_mb=8)
 print(peak() - before)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code, order], capture_output=True, text=True, check=True)
     assert float(result.stdout) < 16
 
 
@@ -144,20 +180,18 @@ ONE = np.ones((1, 1))
             lambda: top_k(np.ones((1, 2)), np.ones((3, 1)), None, np.array([0]), 1),
             r"should be \[U, D\] and \[N, D\]\. Received: shapes \(1, 2\) and \(3, 1\)",
         ),
-        (
-            lambda: top_k(ONE, np.ones((3, 1)), None, np.array([4]), 1),
-            r"`users` should be codes below 1, the number of `user_vectors`\. Received: 4",
-        ),
         (lambda: top_k(ONE * np.nan, np.ones((3, 1)), None, np.array([0]), 1), r"Received: vectors with NaN"),
         (lambda: top_k(ONE, ONE * np.inf, None, np.array([0]), 1), r"Received: vectors with NaN, infinity"),
         (lambda: top_k(ONE * 1e30, ONE * 1e30, None, np.array([0]), 1), r"too large to multiply"),
         (
             lambda: top_k(ONE, np.ones((3, 1)), ragged([[7]]), np.array([0]), 1),
-            r"`seen` should hold codes of the 3 items that are scored\. Received: 7",
+            r"`seen` should hold codes in 0\.\.2\. Received: codes in 7\.\.7",
         ),
+        (lambda: top_k(ONE, ONE, None, np.array([4]), 1), r"`users` should hold codes in 0\.\.0\. .* 4\.\.4"),
+        (lambda: top_k(ONE, ONE, None, np.array([-1]), 1), r"`users` .* Received: codes in -1\.\.-1"),
         (
-            lambda: top_k(np.ones((5, 1)), np.ones((3, 1)), ragged([[0]]), np.array([4]), 1),
-            r"`users` should be codes below 1\. Received: 4",
+            lambda: top_k(np.ones((5, 1)), ONE, ragged([[0]]), np.array([4]), 1),
+            r"`users` should hold codes in 0\.\.0\. Received: codes in 4\.\.4",
         ),
         (
             lambda: top_k(ONE, ONE, None, np.array([0]), 1, memory_mb=0),

@@ -43,6 +43,9 @@ def content(funnel=("view", "cart", "buy"), ks=(50, 100), met=True):
     """Keyword arguments of `write_report`."""
     values = {name: 0.1637 + 0.01 * k for k, name in enumerate(funnel)}
     leaves = {name: leaf(value, ks=ks) for name, value in values.items()}
+    any_leaves = {name: leaf(0.0444, ks=ks) for name in funnel[:1]} | {
+        name: leaf(0.2444, ks=ks) for name in funnel[1:]
+    }
     parts = {"all": leaf(0.3111, ks=ks), "met": leaf(0.4222, 0, ks), "new": leaf(0.1333, ks=ks)}
     shown = dict.fromkeys(funnel[1:], parts)
     retention = {name: dict.fromkeys(funnel[k:], values[name]) for k, name in enumerate(funnel)}
@@ -60,19 +63,28 @@ def content(funnel=("view", "cart", "buy"), ks=(50, 100), met=True):
         "results": {
             "objectives": leaves,
             "fused": leaves,
-            "baselines": {"popularity": leaves},
-            "met_shown": {"objectives": shown, "baselines": {"counting": shown}} if met else {},
+            "baselines": {"popularity": leaves, "popularity_any": any_leaves},
+            "met_shown": {
+                "objectives": shown,
+                "fused": shown,
+                "baselines": {"popularity": shown, "popularity_any": shown, "counting": shown},
+            }
+            if met
+            else {},
             "retention": retention,
             "metric": f"recall@{ks[0]}",
             "targets": {name: {"new": 54321, "met": 7} for name in funnel},
             "repeated": 1713,
             "unknown_users": 0,
             "unknown_items": 12,
+            "unknown_targets": 2000,
         },
         "capacity": {"embedding": np.full(len(funnel) + 1, 1 / (len(funnel) + 1))},
         "log": log,
         "funnel": funnel,
         "tradeoff": (weights, 0.1 + 0.1 * weights),
+        "tradeoff_users": 600,
+        "data": {"training": {"events": 1000, "users": 90, "items": 80}},
         "setting": {"Seed": 0, "Versions": {"numpy": "2.4"}, "Configuration": "funnel:\n- view\n"},
     }
 
@@ -105,7 +117,7 @@ def page(tmp_path_factory):
 
 
 def test_report_is_a_page_and_its_plots(page):
-    names = {"index.html", "tradeoff.png", "capacity.png", "learning.png", "retention.png"}
+    names = {"index.html", "tradeoff.png", "capacity.png", "learning.png"}
     assert {path.name for path in page.parent.iterdir()} == names
     assert [path.name for path in page.parent.parent.iterdir()] == ["report"]
 
@@ -135,8 +147,16 @@ def test_page_has_every_section_and_number(page):
         "view, embedding 41 23 0.280",
         "embedding 25.0 % 25.0 % 25.0 % 25.0 %",
         "view 54,321 7",
-        "No value moves",
-        "1,713: done before already",
+        "equal weights 0.3111 0.3081–0.3151 - 0.1333",
+        "popularity of any behaviour 0.2444 0.2414–0.2484",
+        "popularity of any behaviour 0.2444 (0.2414–0.2484)",  # of a card, where it is the better one
+        "popularity 0.1637 (0.1607–0.1677)",
+        "Nothing moved",
+        "training 1,000 90 80",
+        "Left out: 2,000 of 166,697 test targets (1.2 %) are of users or items unknown in training (0 users",
+        "Left out: 1,713 of 166,697 test targets (1.0 %) were done before by their users.",
+        "Measured on at most 600 test users: weights that are picked here are picked on test data.",
+        "view 0.1000 0.2000 0.1000 0.0049 view 1, cart 0, buy 0",  # half the interval, for fewer users
         "numpy 2.4",
         "funnel: - view",
     ):
@@ -156,8 +176,8 @@ def test_page_is_self_contained_and_accessible(page):
     assert len(read.of("table")) == len(read.of("caption"))
     assert all("scope" in cell for cell in read.of("th"))
     alts = [image["alt"] for image in read.of("img")]
-    assert len(alts) == 4
-    assert "buy is best, 0.2000, at view 0, cart 0, buy 1" in alts[0]
+    assert len(alts) == 3
+    assert "buy: 0.1000 to 0.2000, highest at view 0, cart 0, buy 1" in alts[0]
     embedded = [base64.b64decode(image["src"].partition(",")[2]) for image in read.of("img")]
     assert sorted(embedded) == sorted(path.read_bytes() for path in page.parent.glob("*.png"))
 
@@ -166,8 +186,36 @@ def test_retention_that_moves_is_said(tmp_path):
     given = content()
     given["results"]["retention"]["view"]["buy"] -= 0.05
     text = " ".join(Page(write_report(tmp_path, **given)).text.split())
-    assert "No value moves" not in text
+    assert (tmp_path / "retention.png").exists()
+    assert "Nothing moved" not in text
     assert "Largest change within a row: 0.05" in text
+
+
+def test_small_samples_are_marked_and_show_no_false_certainty(tmp_path):
+    given = content()
+    small = leaf(0.5, users=7)
+    small["intervals"]["recall@50"] = [0.5, 0.5]
+    given["results"]["objectives"]["buy"] = small
+    text = " ".join(Page(write_report(tmp_path, **given)).text.split())
+    assert "0.5000–0.5000" not in text
+    assert "† 7" in text
+    assert "† Fewer than 30 users" in text
+    assert "buy 0.1000 0.2000 0.1000 † no weights stand out" in text
+    assert "† Fewer" not in " ".join(Page(write_report(tmp_path, **content())).text.split())
+
+
+def test_spread_within_the_interval_is_not_a_best_point(tmp_path):
+    given = content()
+    given["tradeoff"] = (given["tradeoff"][0], 0.1 + 0.001 * given["tradeoff"][0])
+    text = " ".join(Page(write_report(tmp_path, **given)).text.split())
+    assert "view 0.1000 0.1010 0.0010 0.0049 no weights stand out" in text
+
+
+@pytest.mark.parametrize("name", ["intervals", "objectives", "baselines", "users", "items", "metric"])
+def test_a_behaviour_may_be_called_anything(tmp_path, name):
+    text = " ".join(Page(write_report(tmp_path, **content((name, "b")))).text.split())
+    assert f"{name} 54,321 7" in text
+    assert f"{name} 0.1637 0.1637" in text
 
 
 def test_page_of_one_objective_without_met_targets_validation_or_setting(tmp_path):
@@ -281,7 +329,7 @@ def test_browser_shows_the_page_without_a_complaint(page, visit):
     assert len(re.findall(r"<h2 ", shown.dom)) == 9
     probed = visit(text)
     assert probed.faults() == {"console": False, "image": False, "request": False}
-    assert len(probed.probe["images"]) == 4
+    assert len(probed.probe["images"]) == 3
     assert min(probed.probe["images"]) > 500
 
 

@@ -101,6 +101,7 @@ def test_every_event_is_in_one_part_or_counted(log, kind, seed):
     assert split.unknown_users == len({row[0] for row in held} - users)
     assert split.unknown_items == len({row[1] for row in held} - items)
     assert split.repeated == len(repeated)
+    assert split.unknown_targets == len({row[:3] for row in held} - {row[:3] for row in known})
     if kind != "time":
         assert (split.unknown_users, len(split.met), split.repeated) == (0, 0, 0)
 

@@ -32,7 +32,11 @@ def make_log(n, timed=True, seed=0):
 def make(timed=True, sizes=(5, 3, 4, 2), users=None):
     parts = [make_log(n, timed, seed) for seed, n in enumerate(sizes)]
     users = {"user_id": USERS} | (users or {})
-    return Prepared(Split(*parts, repeated=9, unknown_users=7, unknown_items=8), users, {"item_id": ITEMS})
+    return Prepared(
+        Split(*parts, repeated=9, unknown_targets=6, unknown_users=7, unknown_items=8),
+        users,
+        {"item_id": ITEMS},
+    )
 
 
 def assert_equal_columns(one, other):

@@ -203,8 +203,8 @@ def spoil(path, how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("cut short", "cannot be read"),
-        ("another format", "cannot be read"),
+        ("cut short", "Received: what cannot be read as Parquet; write it"),
+        ("another format", "Received: what cannot be read as Parquet; write it"),
         ("foreign", "a Parquet file of something else"),
         ("no names", "contradict each other"),
         ("no JSON", "contradict each other"),

@@ -1,8 +1,9 @@
 """The command that checks event logs and their splits."""
 
 import collections
+import os
 import sys
-from typing import Any
+from dataclasses import replace
 
 from csmf_tf.cli.output import show
 
@@ -18,7 +19,7 @@ def register(command):
         "check", _check, "look for leaks and faults of a log and its split", "events.csv.gz --strict"
     )
     sub.add_argument(
-        "log", metavar="LOG", help="event log, or the config.yaml of a run, which tells the rest"
+        "log", metavar="LOG", help="event log, or config.yaml or the folder of a run, which tells the rest"
     )
     for name, default in _DEFAULTS.items():
         sub.add_argument(f"--{name}", metavar="COLUMN", help=f"column of the log (default {default})")
@@ -52,19 +53,30 @@ def _check(args):
     from csmf_tf.data.published import read_published
     from csmf_tf.data.splits import held_out
 
+    _find_config(args)
     _check_options(args)
     about, funnel, split = (_of_config if _is_config(args) else _of_options)(args)
     columns = {name: getattr(about, name) for name in ("user", "item", "behavior", "timestamp", "ignore")}
     log = read_log(about.path, funnel=funnel, **columns)
     if args.held is None:
         test = held_out(log, split.kind, at=split.at, fraction=split.fraction, seed=split.seed)
-        report = check(log, test, ~test, met_apart=True)
+        report = check(log, test, ~test, met_apart=True, split=_named(split))
     else:
         ids = {"user": about.user, "item": about.item}
-        held = read_published(args.held, log, objective=args.objective or log.funnel[-1], **ids)
-        report = Report((held.finding, *check(log, held.test, held.training)))
+        objective = args.objective or log.funnel[-1]
+        held = read_published(args.held, log, objective=objective, **ids)
+        named = {"kind": "published", "file": args.held, "objective": objective}
+        parts, *others = check(log, held.test, held.training, split=named)
+        report = Report((parts, held.finding, *others))
     show(report.to_dict(), report.text(), args.json)
     return int(args.strict and report.level == "problem")
+
+
+def _find_config(args):
+    config = os.path.join(args.log, "config.yaml")
+    if os.path.isfile(config):
+        print(f"csmf-tf: note: {args.log} is checked by its configuration, {config}", file=sys.stderr)
+        args.log = config
 
 
 def _is_config(args):
@@ -73,7 +85,7 @@ def _is_config(args):
 
 def _check_options(args):
     given = {name for name in (*_OF_LOG, *_OF_SPLIT, "objective") if getattr(args, name) is not None}
-    refused = given & {*_OF_LOG, *_OF_SPLIT} if _is_config(args) else set()
+    refused = given & {*_OF_LOG} if _is_config(args) else set()
     why = f"{args.log} tells them"
     if not refused and args.held is not None:
         refused, why = given & {*_OF_SPLIT}, "--held is the split"
@@ -91,7 +103,7 @@ def _of_config(args):
     from csmf_tf.config import load_config
 
     config = load_config(args.log)
-    return config.log, config.funnel, config.split
+    return config.log, config.funnel, _split(args, config.split)
 
 
 def _of_options(args):
@@ -99,22 +111,58 @@ def _of_options(args):
     from csmf_tf.data.stream import columns_of
 
     names = {name: getattr(args, name) or default for name, default in _DEFAULTS.items()}
-    has_times = "timestamp" in columns_of(args.log)
+    columns = columns_of(args.log)
+    _check_columns(args.log, names | ({"timestamp": args.timestamp} if args.timestamp else {}), columns)
+    has_times = "timestamp" in columns
     log = Log(
         path=args.log,
         timestamp=args.timestamp or ("timestamp" if has_times else None),
         ignore=_names(args.ignore),
         **names,
     )
-    kind: Any = args.split or ("time" if log.timestamp else "item_holdout")
+    split = _split(args, Split("time" if log.timestamp else "item_holdout"))
+    return log, _names(args.funnel) or _most_frequent_first(log), split
+
+
+def _split(args, default):
+    kind = args.split or default.kind
     shares = {name: getattr(args, name) for name in ("at", "fraction", "seed")}
     wrong = [name for name, of in _KIND_OF.items() if shares[name] is not None and kind != of]
     if wrong:
         raise ValueError(
             f"`--{wrong[0]}` belongs to --split {_KIND_OF[wrong[0]]}. Received: --split {kind}; leave it out."
         )
-    given = {name: value for name, value in shares.items() if value is not None}
-    return log, _names(args.funnel) or _most_frequent_first(log), Split(kind, **given)
+    return replace(default, kind=kind, **{name: value for name, value in shares.items() if value is not None})
+
+
+def _named(split):
+    settings = {"time": ("at",), "item_holdout": ("fraction", "seed"), "leave_last": ()}[split.kind]
+    return {"kind": split.kind} | {name: getattr(split, name) for name in settings}
+
+
+def _check_columns(path, wanted, found):
+    lacking = {option: name for option, name in wanted.items() if name not in found}
+    if not lacking:
+        return
+    raise ValueError(
+        f"{path} should have the columns {_quoted(wanted.values())}. Received: {_quoted(found)}, which lack "
+        f"{_quoted(lacking.values())}; name yours with {', '.join(f'--{option}' for option in lacking)}."
+        f"{_public_set(path, found)}"
+    )
+
+
+def _public_set(path, columns):
+    from csmf_tf.data.public import SETS
+
+    first_line = ",".join(columns)
+    for name, one in SETS.items():
+        if any(layout.fault(first_line) is None for layout in one.files):
+            return f" It looks like the set {name}: `csmf-tf import {name} {path} --out DIR` reads it."
+    return ""
+
+
+def _quoted(names):
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _names(text):

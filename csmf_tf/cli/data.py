@@ -49,8 +49,12 @@ def _import(args):
         print(f"wrote {out}/{side}.parquet: {rows:,} {side}")
     for reason, rows in done.left_out.items():
         print(f"left out: {rows:,} {reason}")
+    for side, ids in done.several.items():
+        print(f"note: {ids:,} of the {side} come with several sets of features; their first one is taken")
+    config = shlex.quote(f"{out}/config.yaml")
     print(f"wrote {out}/config.yaml")
-    print(f"next: csmf-tf fit {shlex.quote(f'{out}/config.yaml')} --out {shlex.quote(f'{out}-run')}")
+    print(f"next: csmf-tf check {config}")
+    print(f"next: csmf-tf fit {config} --out {shlex.quote(f'{out}-run')}")
 
 
 def _ratings(text):

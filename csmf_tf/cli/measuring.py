@@ -4,6 +4,8 @@ import sys
 
 from csmf_tf.cli.output import show
 
+_JSON = "also write JSON, in folders that are made if missing; - for JSON on standard output"
+
 
 def register(command):
     """Adds the commands of this module; `command` is that of `csmf_tf.cli`."""
@@ -14,7 +16,7 @@ def register(command):
         "build/run --json m.json",
     )
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
-    sub.add_argument("--json", metavar="FILE", help="also write JSON; - for JSON on standard output")
+    sub.add_argument("--json", metavar="FILE", help=_JSON)
 
     sub = command("compare", _compare, "put runs beside the first one, user by user", "build/one build/other")
     sub.add_argument("baseline", metavar="RUN_A", help="folder of an evaluated run, or its users.parquet")
@@ -24,7 +26,7 @@ def register(command):
         action="append",
         metavar="NAME",
         help="a metric such as map@50, or all; may be given more than once (default recall and ndcg at the "
-        "first K)",
+        "first K of `evaluate.ks`)",
     )
     sub.add_argument(
         "--targets",
@@ -32,7 +34,7 @@ def register(command):
         choices=["discovery", "all", "met", "new"],
         help="kind of targets; may be given more than once (default discovery)",
     )
-    sub.add_argument("--json", metavar="FILE", help="also write JSON; - for JSON on standard output")
+    sub.add_argument("--json", metavar="FILE", help=_JSON)
 
 
 def _evaluate(args):

@@ -1,14 +1,23 @@
 """Leak checks: what of a log's test part stands in its training part, and what else makes measuring wrong."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from csmf_tf.data import log_checks
-from csmf_tf.data.findings import Finding, Report, count, share
+from csmf_tf.data.findings import Finding, Report, Value, count, share
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.log_checks import Pairs, flags
 
 
-def check(log: EventLog, test: np.ndarray, training: np.ndarray, *, met_apart: bool = False) -> Report:
+def check(
+    log: EventLog,
+    test: np.ndarray,
+    training: np.ndarray,
+    *,
+    met_apart: bool = False,
+    split: Mapping[str, Value] | None = None,
+) -> Report:
     """Looks for leaks of a split, and for faults of its log.
 
     A target is a distinct (user, item) pair with a test event of an objective. It is *repeated* when the pair
@@ -20,9 +29,11 @@ def check(log: EventLog, test: np.ndarray, training: np.ndarray, *, met_apart: b
         training: bool `[n]`, the events that are known by then; what is in neither part is ignored.
         met_apart: whether the evaluation that follows leaves repeated targets out and reports met ones apart,
             as that of `csmf_tf` does; where it does not, such targets are a problem.
+        split: what to call the split in the report, its kind and its settings, as in
+            `{"kind": "time", "at": 0.9}`.
 
     Returns:
-        A `Report` with the findings "counts", "overlap", "targets", "unknown", "duplicates",
+        A `Report` with the findings "split", "counts", "overlap", "targets", "unknown", "duplicates",
         "single-item users" and "times"; with more than one behaviour also "shortcut" and "funnel gaps"; with
         times also "future" and "file order".
 
@@ -45,7 +56,8 @@ def check(log: EventLog, test: np.ndarray, training: np.ndarray, *, met_apart: b
     pairs = Pairs.of(log)
     known, held = pairs.done(log, training), pairs.done(log, test)
     many = len(log.funnel) > 1
-    findings = [log_checks.counts(log, pairs), log_checks.overlap(log, pairs)]
+    findings = [parts(log, test, training, split or {})]
+    findings += [log_checks.counts(log, pairs), log_checks.overlap(log, pairs)]
     findings += [targets(log, known, held, met_apart)]
     findings += [shortcut(log, pairs, known, held, met_apart)] if many else []
     findings += [unknown(log, pairs, known, held)]
@@ -55,6 +67,33 @@ def check(log: EventLog, test: np.ndarray, training: np.ndarray, *, met_apart: b
     findings += [log_checks.single_item_users(log, pairs), log_checks.times(log)]
     findings += [log_checks.file_order(log)] if log.time is not None else []
     return Report(tuple(findings))
+
+
+def parts(log: EventLog, test: np.ndarray, training: np.ndarray, split: Mapping[str, Value]) -> Finding:
+    """Which split it is, how large its parts are, and whether each objective has training events.
+
+    Args:
+        log: the events.
+        test: bool `[n]`.
+        training: bool `[n]`.
+        split: see `check`.
+    """
+    numbers = dict(split)
+    if split.get("kind") == "time" and log.time is not None:
+        numbers["cut"] = log_checks.shown_time(log.time[test].min())
+    settings = ", ".join(f"{name} {value}" for name, value in numbers.items() if name != "kind")
+    sizes = {"training events": count(training), "test events": count(test)}
+    if neither := len(log) - sum(sizes.values()):
+        sizes["events in neither part"] = neither
+    sentence = f"{split['kind']}{f' ({settings})' if settings else ''}: " if "kind" in split else ""
+    sentence += ", ".join(f"{size:,} {name}" for name, size in sizes.items()) + "."
+    trained = np.bincount(log.behavior[training], minlength=len(log.funnel))
+    absent = [f"'{name}'" for name, n in zip(log.funnel, trained, strict=True) if not n]
+    if absent:
+        which = f"of {', '.join(absent)} " if training.any() else ""
+        sentence += f" No event {which}is left to train on: hold out less"
+        sentence += ", or leave it out of the funnel." if which else ", or take another kind of split."
+    return Finding("split", "problem" if absent else "ok", sentence, numbers | sizes)
 
 
 def targets(log: EventLog, known: np.ndarray, held: np.ndarray, met_apart: bool) -> Finding:
@@ -84,7 +123,8 @@ def targets(log: EventLog, known: np.ndarray, held: np.ndarray, met_apart: bool)
     )
     sentence = f"{share(total - new, total)} test targets also stand in training."
     if new == total:
-        return Finding("targets", "ok", sentence + " Every one has to be discovered.", rows)
+        sentence += " Every one has to be discovered." if known.any() else " There is no training."
+        return Finding("targets", "ok", sentence, rows)
     if met_apart:
         sentence += (
             f" The {repeated:,} repeated ones are no targets of the evaluator, the {met:,} met upstream are "
@@ -163,8 +203,13 @@ def unknown(log: EventLog, pairs: Pairs, known: np.ndarray, held: np.ndarray) ->
             f" {share(lost, whole)} targets are theirs, out of reach of a model of ids: say whether a figure "
             "leaves them out, as that of `csmf-tf evaluate` does."
         )
+    if most := 2 * lost > whole:
+        sentence += (
+            " So most targets cannot be measured, and the rest are those of the few who stay: hold out less, "
+            "or hold out of each user (--split leave_last or item_holdout)."
+        )
     numbers = {"users": users, "items": items, "targets": lost}
-    return Finding("unknown", "note" if lost else "ok", sentence, numbers)
+    return Finding("unknown", "problem" if most else "note" if lost else "ok", sentence, numbers)
 
 
 def future(log: EventLog, test: np.ndarray, training: np.ndarray) -> Finding:

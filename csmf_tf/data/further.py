@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from csmf_tf.data.log import EventLog
-from csmf_tf.data.splits import Kind, Split
+from csmf_tf.data.splits import Kind, Split, tell_apart
 
 
 def add_behavior(split: Split, log: EventLog, kind: Kind, seed: int = 0) -> Split:
@@ -37,16 +37,16 @@ def add_behavior(split: Split, log: EventLog, kind: Kind, seed: int = 0) -> Spli
     ...         np.array(user), np.array(item), np.zeros(len(user), np.int8), None, ids, ids, name
     ...     )
     >>> train, test = log([0, 1], [0, 1], ("view",)), log([0, 1], [2, 2], ("view",))
-    >>> old = Split(train, train.take(np.zeros(0, int)), test, test.take(np.zeros(0, int)), 0, 0, 0)
+    >>> old = Split(train, train.take(np.zeros(0, int)), test, test.take(np.zeros(0, int)), 0, 0, 0, 0)
     >>> new = add_behavior(old, log([0, 0], [0, 2], ("buy",)), "leave_last")
     >>> new.train.behavior.tolist(), new.test.item.tolist(), new.test.funnel
     ([0, 0, 1], [2, 2, 2], ('view', 'buy'))
     """
     parts = (split.train, split.validation, split.test)
     rng = np.random.default_rng([seed, len(split.train.funnel)])
-    old, first = np.unique(np.concatenate([_keys(part) for part in parts]), return_index=True)
+    old, first = np.unique(np.concatenate([part.pairs for part in parts]), return_index=True)
     part_of = np.repeat(np.arange(3), [len(part) for part in parts])[first]
-    new, pair = np.unique(_keys(log), return_inverse=True)
+    new, pair = np.unique(log.pairs, return_inverse=True)
     at = np.minimum(np.searchsorted(old, new), len(old) - 1)
     is_old = old[at] == new
 
@@ -79,10 +79,7 @@ def add_behavior(split: Split, log: EventLog, kind: Kind, seed: int = 0) -> Spli
         replace(before, funnel=funnel).append(events)
         for before, events in zip((*parts, split.met), added, strict=True)
     )
-    return split._replace(
-        train=train, validation=validation, test=test, met=met, repeated=split.repeated + repeated
-    )
-
-
-def _keys(log):
-    return log.user.astype(np.int64) * len(log.items) + log.item
+    # What was met may have been done by the new events.
+    _, met, done_now = tell_apart(train.append(validation), met)
+    repeated += split.repeated + done_now
+    return split._replace(train=train, validation=validation, test=test, met=met, repeated=repeated)

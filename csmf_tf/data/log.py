@@ -46,6 +46,11 @@ class EventLog:
     def __len__(self) -> int:
         return len(self.user)
 
+    @property
+    def pairs(self) -> np.ndarray:
+        """A code of each event's (user, item) pair: user code times N plus item code, int64 `[n]`."""
+        return self.user.astype(np.int64) * len(self.items) + self.item
+
     def take(self, index: np.ndarray) -> "EventLog":
         """Returns some of the events with the same codes.
 

@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
     @classmethod
     def of(cls, log: EventLog) -> "Pairs":
         """The pairs of a log."""
-        keys, of_event = np.unique(log.user.astype(np.int64) * len(log.items) + log.item, return_inverse=True)
+        keys, of_event = np.unique(log.pairs, return_inverse=True)
         return cls(of_event, *np.divmod(keys, len(log.items)))
 
     def done(self, log: EventLog, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -61,8 +61,23 @@ def counts(log: EventLog, pairs: Pairs) -> Finding:
     widening = [(one, other) for one, other in steps if rows[other]["pairs"] > rows[one]["pairs"]]
     for one, other in widening:
         sentence += f" '{other}' has more pairs than '{one}', which comes before it: is the funnel in order?"
+    alike = _alike(log.funnel)
+    for names in alike:
+        quoted = " and ".join(f"'{name}'" for name in names)
+        sentence += (
+            f" {quoted} differ by case or blanks only and count as different behaviours: write them "
+            "alike in the log."
+        )
     numbers = {name: {"events": n, **rows[name]} for name, n in zip(log.funnel, events, strict=True)}
-    return Finding("counts", "note" if widening else "ok", sentence, numbers)
+    return Finding("counts", "problem" if alike else "note" if widening else "ok", sentence, numbers)
+
+
+def _alike(names: tuple[str, ...]) -> list[list[str]]:
+    """The groups of names that are one name but for case and blanks."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("".join(name.split()).casefold(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _size(log, pairs, chosen):
@@ -135,6 +150,7 @@ def gaps(log: EventLog, pairs: Pairs) -> Finding:
         if log.time is not None:
             np.minimum.at(first, of_event, log.time[at])
     total = {column: sum(row.get(column, 0) for row in rows.values()) for column in _GAPS}
+    most = 2 * total["without upstream"] > total["events"]
     sentence = (
         f"{share(total['without upstream'], total['events'])} downstream events are of pairs without any "
         "earlier behaviour"
@@ -149,11 +165,22 @@ def gaps(log: EventLog, pairs: Pairs) -> Finding:
             if total["before upstream"]
             else "."
         )
+    if most:
+        sentence += " That is most of them: is the funnel in the right order (upstream first)?"
     found = total["without upstream"] or total["before upstream"]
-    return Finding("funnel gaps", "note" if found else "ok", sentence, rows)
+    return Finding("funnel gaps", "problem" if most else "note" if found else "ok", sentence, rows)
 
 
 _GAPS = ("events", "without upstream", "before upstream")
+
+
+def shown_time(micros: int) -> str:
+    """A time, in microseconds since 1970, as people and machines read it.
+
+    >>> shown_time(1_430_000_000_000_000)
+    '2015-04-25T22:13:20'
+    """
+    return str(np.datetime64(int(micros), "us").astype("datetime64[s]"))
 
 
 def times(log: EventLog) -> Finding:
@@ -166,7 +193,7 @@ def times(log: EventLog) -> Finding:
         return Finding("times", "note", sentence, {})
     first, last = log.time.min(), log.time.max()
     early, late = count(log.time < _EARLIEST), count(log.time >= _LATEST)
-    earliest, latest = (str(np.datetime64(int(time), "us").astype("datetime64[s]")) for time in (first, last))
+    earliest, latest = shown_time(first), shown_time(last)
     sentence = f"Events from {earliest} to {latest} (UTC)."
     if early or late:
         sentence += (

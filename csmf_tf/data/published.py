@@ -69,16 +69,18 @@ def read_published(
     keys, is_test = _listed(path, log, user, item)
     tested, others = np.unique(keys[is_test]), np.unique(keys[~is_test])
     at = np.flatnonzero(log.behavior == log.funnel.index(objective))
-    of_event = log.user[at].astype(np.int64) * len(log.items) + log.item[at]
+    of_event = log.pairs[at]
     test, training = np.zeros(len(log), bool), np.ones(len(log), bool)
     test[at] = np.isin(of_event, tested)
     training[at] = ~(test[at] | np.isin(of_event, others))
     finding = _finding(objective, keys, is_test, np.unique(of_event))
     if not test.any():
+        row = f"user, item{'' if log.time is None else ', a time after all others'} and '{objective}'"
         raise ValueError(
-            f"{path} should list pairs that have '{objective}' events in the log. Received: "
-            f"{finding.sentence} If the log is the training part alone, append the test pairs to it as "
-            f"'{objective}' events."
+            f"The log should hold '{objective}' events of the test pairs in {path}. Received: a log without "
+            f"any, which seems to be the training part alone. Append a row for each pair ({row}) and check "
+            "that log; if the pairs are of another behaviour, name it with --objective. "
+            f"In detail: {finding.sentence}"
         )
     return Published(test, training, finding)
 

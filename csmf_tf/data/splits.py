@@ -24,6 +24,8 @@ class Split(NamedTuple):
             behaviours only; empty but in a time split.
         repeated: number of distinct (user, item, behaviour) test targets that are left out, since the user
             has a known event with the item of that behaviour or of a later one.
+        unknown_targets: number of distinct (user, item, behaviour) test targets that are left out, since the
+            user or the item has no training event.
         unknown_users: number of users of the test part without a training event; their events are left out.
         unknown_items: number of items of the test part without a training event; their events are left out.
     """
@@ -33,6 +35,7 @@ class Split(NamedTuple):
     test: EventLog
     met: EventLog
     repeated: int
+    unknown_targets: int
     unknown_users: int
     unknown_items: int
 
@@ -104,8 +107,8 @@ def split_log(
 
     known_users, known_items = _flags(train.user, len(log.users)), _flags(train.item, len(log.items))
     known_user, known_item = known_users[test.user], known_items[test.item]
-    unknown_users, unknown_items = test.user[~known_user], test.item[~known_item]
-    new, met, repeated = tell_apart(rest, test.take(known_user & known_item))
+    known = known_user & known_item
+    new, met, repeated = tell_apart(rest, test.take(known))
     _check_parts(train, new, kind)
     return Split(
         train=_recode(train, known_users, known_items),
@@ -113,8 +116,9 @@ def split_log(
         test=_recode(new, known_users, known_items),
         met=_recode(met, known_users, known_items),
         repeated=repeated,
-        unknown_users=len(np.unique(unknown_users)),
-        unknown_items=len(np.unique(unknown_items)),
+        unknown_targets=_count_targets(test.take(~known)),
+        unknown_users=len(np.unique(test.user[~known_user])),
+        unknown_items=len(np.unique(test.item[~known_item])),
     )
 
 
@@ -167,21 +171,20 @@ def tell_apart(known: EventLog, held: EventLog) -> tuple[EventLog, EventLog, int
     >>> new.item.tolist(), met.item.tolist(), repeated
     ([1], [0], 1)
     """
-    pairs, at = np.unique(_pair_keys(known), return_inverse=True)
+    pairs, at = np.unique(known.pairs, return_inverse=True)
     # A last entry for pairs without a known event.
     furthest = np.full(len(pairs) + 1, -1, np.int8)
     np.maximum.at(furthest, at, known.behavior)
-    keys = _pair_keys(held)
+    keys = held.pairs
     place = np.searchsorted(pairs, keys)
     place[(place < len(pairs)) & (np.append(pairs, -1)[place] != keys)] = len(pairs)
     reached = furthest[place]
-    again = held.take(reached >= held.behavior)
-    repeated = len(np.unique(_pair_keys(again) * len(held.funnel) + again.behavior))
+    repeated = _count_targets(held.take(reached >= held.behavior))
     return held.take(reached < 0), held.take((reached >= 0) & (reached < held.behavior)), repeated
 
 
-def _pair_keys(log: EventLog) -> np.ndarray:
-    return log.user.astype(np.int64) * len(log.items) + log.item
+def _count_targets(log: EventLog) -> int:
+    return len(np.unique(log.pairs * len(log.funnel) + log.behavior))
 
 
 def _generators(seed: int) -> list[np.random.Generator]:
@@ -249,7 +252,7 @@ def _predictable(log: EventLog, pair: np.ndarray, held: np.ndarray) -> np.ndarra
 
 def _code_pairs(log: EventLog) -> tuple[np.ndarray, np.ndarray]:
     """Codes the distinct (user, item) pairs by user; returns each event's pair and each pair's user."""
-    pairs, pair = np.unique(_pair_keys(log), return_inverse=True)
+    pairs, pair = np.unique(log.pairs, return_inverse=True)
     return pair, pairs // len(log.items)
 
 

@@ -76,7 +76,7 @@ class StageData:
         self._features = users
         self._timed = log.time is not None
         self._n_users, self._n_items = len(log.users), len(log.items)
-        keys = log.user.astype(np.int64) * self._n_items + log.item
+        keys = log.pairs
         is_positive = log.behavior >= stage - 1 if batching.closure else log.behavior == stage - 1
         at = np.flatnonzero(is_positive)
         if not len(at):

@@ -15,7 +15,7 @@ from csmf_tf.data.splits import Split
 from csmf_tf.data.stream import objects
 
 _PARTS = ("train", "validation", "test", "met")
-_COUNTS = ("repeated", "unknown_users", "unknown_items")
+_COUNTS = ("repeated", "unknown_targets", "unknown_users", "unknown_items")
 
 
 class Prepared(NamedTuple):
@@ -86,7 +86,10 @@ def load(directory: str | os.PathLike[str]) -> Prepared:
     >>> ids, none = objects(["a"]), np.zeros(0, np.int32)
     >>> log = EventLog(none, none, none.astype(np.int8), None, ids, ids, ("view",))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(Prepared(Split(log, log, log, log, 0, 0, 0), {"user": ids}, {"item": ids}), f"{folder}/data")
+    ...     save(
+    ...         Prepared(Split(log, log, log, log, 0, 0, 0, 0), {"user": ids}, {"item": ids}),
+    ...         f"{folder}/data",
+    ...     )
     ...     load(f"{folder}/data").split.train.funnel
     ('view',)
     """

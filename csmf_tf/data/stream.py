@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 _CHUNK_ROWS = 1 << 17
 _CHUNK_BYTES = 1 << 22
 _PARQUET = (".parquet", ".pq")
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
 class Chunk(NamedTuple):
@@ -111,10 +112,8 @@ def stream(
     first_row = 1
     try:
         for file in [Path(path)] if layout else _files(Path(path)):
-            if layout or file.suffix not in _PARQUET:
-                batches = _read_csv(file, columns, layout, progress)
-            else:
-                batches = _read_parquet(file, columns)
+            as_csv = layout or file.suffix not in _PARQUET
+            batches = _read_csv(file, columns, layout, progress) if as_csv else _read_parquet(file, columns)
             for batch in batches:
                 rows = np.arange(first_row, first_row + batch.num_rows)
                 first_row += batch.num_rows
@@ -135,7 +134,6 @@ def columns_of(path: str | os.PathLike) -> list[str]:
         ValueError: if the file is empty or damaged.
 
     Example:
-
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder, "log.csv")
@@ -227,12 +225,18 @@ def _read_parquet(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch
 
 
 def _header(file: Path) -> list[str]:
-    with io.TextIOWrapper(
-        pa.input_stream(str(file)), encoding="utf-8-sig", errors="replace", newline=""
-    ) as lines:
+    source = pa.input_stream(str(file))
+    with io.TextIOWrapper(source, encoding="utf-8-sig", errors="replace", newline="") as lines:
         header = next(csv.reader(lines), [])
     if not header:
         raise ValueError(f"{file} should start with a header row. Received: an empty file.")
+    if any("\0" in name for name in header):
+        raise ValueError(f"{file} should be UTF-8 text. Received: text in UTF-16; save it as UTF-8.")
+    if len(header) == 1 and (other := [name for mark, name in _SEPARATORS.items() if mark in header[0]]):
+        raise ValueError(
+            f"{file} should have commas between its columns. Received: {other[0]}, in the header "
+            f"{header[0]!r}; write the file with commas."
+        )
     return header
 
 

@@ -7,7 +7,9 @@ from csmf_tf._keras import keras
 
 
 class EvaluationCallback(keras.callbacks.Callback):
-    """Measures a model every few epochs, into the logs that Keras shows, records and passes on.
+    """Measures a model every few epochs, into the logs that Keras shows and records.
+
+    Callbacks after it in the list see what it measured, such as TensorBoard or EarlyStopping.
 
     For a `CSMF`, a sample of an evaluator's users keeps it cheap:
 
@@ -28,11 +30,11 @@ class EvaluationCallback(keras.callbacks.Callback):
     >>> model.compile("sgd", "mse")
     >>> count = EvaluationCallback(lambda model: {"weights": model.count_params()}, every=2)
     >>> history = model.fit([[1.0]], [[1.0]], epochs=4, callbacks=[count], verbose=0).history
-    >>> history["test_weights"]
+    >>> history["eval_weights"]
     [1, 1]
     """
 
-    def __init__(self, measure: Callable[[Any], Mapping[str, float]], every: int = 1, prefix: str = "test_"):
+    def __init__(self, measure: Callable[[Any], Mapping[str, float]], every: int = 1, prefix: str = "eval_"):
         super().__init__()
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"`every` should be an integer >= 1. Received: every={every!r}")

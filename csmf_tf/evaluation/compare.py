@@ -1,5 +1,7 @@
 """Runs side by side, user by user."""
 
+import difflib
+import json
 import os
 import pathlib
 from collections import Counter
@@ -31,9 +33,13 @@ def load_results(paths: Sequence[str | os.PathLike[str]]) -> list[UserResults]:
         the `UserResults` of each.
 
     Raises:
-        FileNotFoundError: when there is no such run or file, or the run was not evaluated.
-        ValueError: when a file is damaged, or the run has changed since it was evaluated.
+        FileNotFoundError: when there is no such run or file, or the run was not trained or not evaluated.
+        ValueError: when a file is damaged or given twice, or the run has changed since it was evaluated.
     """
+    files = [_file(pathlib.Path(path)).resolve() for path in paths]
+    twice = [str(path) for path, file in zip(paths, files, strict=True) if files.count(file) > 1]
+    if twice:
+        raise ValueError(f"Runs should be different ones. Received: the same twice, {' and '.join(twice)}")
     found = [_load(pathlib.Path(path)) for path in paths]
     places = [
         pathlib.Path(path).resolve().parts if os.path.isdir(path) else (results.name,)
@@ -79,15 +85,16 @@ def compare(
     """
     if len(results) < 2:
         raise ValueError(f"A comparison should be of two runs or more. Received: {len(results)}.")
-    unknown = set(targets) - set(TARGETS)
-    if unknown:
-        raise ValueError(f"`targets` should be of {', '.join(TARGETS)}. Received: {', '.join(unknown)}")
+    strange = set(targets) - set(TARGETS)
+    if strange:
+        raise ValueError(f"`targets` should be of {', '.join(TARGETS)}. Received: {', '.join(strange)}")
     labels = distinct([one.name for one in results])
-    chosen = _metrics(results, metrics)
     keys, left_out = _keys(results, labels, targets)
-    rows: list[Row] = []
     for key in keys:
         _check_targets(results, labels, key)
+    chosen = _metrics(results, metrics)
+    rows: list[Row] = []
+    for key in keys:
         tables = _aligned([one.tables[key] for one in results], labels, key)
         rows += _rows(key, dict(zip(labels, tables, strict=True)), chosen, repeats, seed)
     adjusted = iter(holm([row.difference.p for row in rows if row.difference]).tolist())
@@ -95,10 +102,20 @@ def compare(
     return Comparison(tuple(labels), tuple(rows), tuple(left_out))
 
 
+def _file(path: pathlib.Path) -> pathlib.Path:
+    return path / USERS_FILE if path.is_dir() else path
+
+
 def _load(path: pathlib.Path) -> UserResults:
-    if not path.is_dir():
+    file = _file(path)
+    if file == path:
         return read_user_results(path)
-    state, file = run_state(path), path / USERS_FILE
+    if (path / "config.yaml").is_file() and not _trained(path):
+        raise FileNotFoundError(
+            f"{path} should be a trained run. Received: one without a finished stage; go on with "
+            f"`csmf-tf fit {path}/config.yaml --out {path}`"
+        )
+    state = run_state(path)
     if not file.is_file():
         raise FileNotFoundError(
             f"{path} should hold {USERS_FILE}. Received: a run that was not evaluated; "
@@ -111,6 +128,13 @@ def _load(path: pathlib.Path) -> UserResults:
             f"`csmf-tf evaluate {path}` measures anew"
         )
     return results
+
+
+def _trained(run: pathlib.Path) -> bool:
+    """Whether a stage is finished, so that there is something to evaluate."""
+    state = run / "state.json"
+    log = json.loads(state.read_text())["log"] if state.is_file() else []
+    return any(entry["phase"] == "freeze" for entry in log)
 
 
 def _path_labels(places: Sequence[tuple[str, ...]]) -> list[str]:
@@ -134,8 +158,11 @@ def _metrics(results: Sequence[UserResults], wanted: Sequence[str] | None) -> li
         return common
     unknown = [metric for metric in wanted if metric not in common]
     if unknown or not wanted:
+        near = [like for name in unknown for like in difflib.get_close_matches(name, common, n=1)]
+        hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ";"
         raise ValueError(
-            f"`metrics` should be of those that all runs have: {', '.join(common)}. Received: {list(wanted)}"
+            f"Metrics (`--metric`) should be of those that all runs have: {', '.join(common)}. "
+            f"Received: {', '.join(unknown) or 'none'}{hint} another K has to be in `evaluate.ks` of the runs"
         )
     return list(dict.fromkeys(wanted))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from typing import Any, NamedTuple
 
+from csmf_tf.evaluation.cells import printable
 from csmf_tf.evaluation.statistics import Difference
 
 ALPHA = 0.05
@@ -79,7 +80,9 @@ def format_comparison(comparison: Comparison) -> str:
           theirs    0.5000  0.5000 to 0.5000     +0.0000  +0.0000 to +0.0000  1.0000  1.0000
         No difference from ours can be told: every Holm p >= 0.05, 1 test.
     """
-    names = dict(zip(comparison.runs, distinct([_shortened(run) for run in comparison.runs]), strict=True))
+    names = dict(
+        zip(comparison.runs, distinct([_shortened(printable(run)) for run in comparison.runs]), strict=True)
+    )
     width = max(6, *map(len, names.values()))
     interval = f"{100 * (1 - ALPHA):.0f} % interval"
     lines = [f"  {'':{width}}    mean  {interval:16}  difference  {interval:18}       p  Holm p"]
@@ -88,7 +91,7 @@ def format_comparison(comparison: Comparison) -> str:
         if block != (row.objective, row.targets, row.metric):
             block = (row.objective, row.targets, row.metric)
             kind = "" if row.targets == "discovery" else f", {row.targets} targets"
-            lines.append(f"{row.objective}{kind}, {row.metric}, {row.users:,} users")
+            lines.append(f"{printable(row.objective)}{kind}, {row.metric}, {row.users:,} users")
         line = f"  {names[row.run]:{width}}  {row.mean:.4f}  {row.low:.4f} to {row.high:.4f}"
         if row.difference is not None and row.adjusted is not None:
             mean, low, high, p = row.difference
@@ -134,4 +137,4 @@ def _below(comparison: Comparison, first: str) -> Iterator[str]:
     else:
         yield f"No difference from {first} can be told: every Holm p >= {ALPHA}, {tests}."
     for phrase in comparison.left_out:
-        yield f"left out: {phrase}"
+        yield f"left out: {printable(phrase)}"

@@ -10,13 +10,9 @@ from csmf_tf.data.log import EventLog
 from csmf_tf.data.users import UserFeatures
 from csmf_tf.evaluation.baselines import popularity_scores
 from csmf_tf.evaluation.metrics import means, shown_metrics, user_metrics
-from csmf_tf.evaluation.ranking import MEMORY_MB, UserScores, rank, top_k
-from csmf_tf.evaluation.statistics import intervals
+from csmf_tf.evaluation.ranking import MEMORY_MB, Scores, rank
 from csmf_tf.model import CSMF
 from csmf_tf.serving.fusion import query_scale
-
-Scores = UserScores | tuple[np.ndarray, np.ndarray]
-"""A function of user codes [B] that gives [B, N], or the vectors (users [U, D], items [N, D])."""
 
 
 class Vectors(NamedTuple):
@@ -39,7 +35,7 @@ class Measured(NamedTuple):
         targets: the items to be found for each user code.
         values: metrics of each of them, float64 `[n]`, see `user_metrics`.
         shown: metrics of what they were shown, see `shown_metrics`.
-        skipped: number of users without a target.
+        skipped: number of users without a target here, but with one of another objective or kind.
     """
 
     users: np.ndarray
@@ -48,14 +44,11 @@ class Measured(NamedTuple):
     shown: dict[str, float]
     skipped: int
 
-    def summary(self, with_intervals: bool = False) -> dict[str, Any]:
-        """Means over the users, with 95 % bootstrap intervals on request, and counts of users."""
+    def summary(self) -> dict[str, Any]:
+        """Means over the users, what they were shown, and counts of users."""
         summary = means(self.values)
         users = summary.pop("users")
-        summary |= self.shown | {"users": users, "skipped": self.skipped}
-        if with_intervals and users:
-            summary["intervals"] = {name: list(bounds) for name, bounds in intervals(self.values).items()}
-        return summary
+        return summary | self.shown | {"users": users, "skipped": self.skipped}
 
 
 class FunnelEvaluator:
@@ -99,16 +92,19 @@ class FunnelEvaluator:
             for behavior, name in enumerate(known.funnel)
             if self.met_targets[name].counts.any()
         }
+        self._asked = len(self._users_asked())
         self._popularity = popularity_scores(self.seen, len(known.items))
         self._ks = tuple(ks)
         self._options: dict[str, Any] = {"memory_mb": memory_mb, "progress": progress}
 
     def sample(self, users: int, seed: int = 0) -> "FunnelEvaluator":
         """An evaluator of at most so many users with a target, drawn at random."""
+        if users < 1:
+            raise ValueError(f"`users` should be an integer >= 1. Received: users={users}.")
         some = object.__new__(FunnelEvaluator)
         some.__dict__ |= self.__dict__
-        chosen = np.flatnonzero(np.sum([t.counts for t in self._either.values()], axis=0))
-        drawn = np.random.default_rng(seed).permutation(chosen)[:users]
+        drawn = np.random.default_rng(seed).permutation(self._users_asked())[:users]
+        some._asked = len(drawn)
         for name in ("targets", "met_targets", "_either"):
             setattr(some, name, {k: _only(targets, drawn) for k, targets in getattr(self, name).items()})
         return some
@@ -162,6 +158,10 @@ class FunnelEvaluator:
 
     def judge(self, model: CSMF, objective: str) -> dict[str, float]:
         """Recall and NDCG of one objective, for the choice of epochs; empty targets are an error."""
+        if objective not in model.funnel:
+            raise ValueError(
+                f"`objective` should be one of {list(model.funnel)}. Received: objective={objective!r}"
+            )
         self.check_targets([objective])
         own = np.eye(len(model.funnel))[model.funnel.index(objective)]
         scores = self.vectors(model, [objective]).weighed(own)
@@ -177,12 +177,12 @@ class FunnelEvaluator:
                     "`validation_users`, or hold out more"
                 )
 
+    def _users_asked(self) -> np.ndarray:
+        """Users with a target of some objective."""
+        return np.flatnonzero(np.sum([targets.counts for targets in self._either.values()], axis=0))
+
     def _rank(self, scores: Scores, users: np.ndarray, left_out: Groups) -> np.ndarray:
-        k = max(self._ks)
-        if isinstance(scores, tuple):
-            user_vectors, item_vectors = scores
-            return top_k(user_vectors, item_vectors, left_out, users, k, **self._options)
-        return rank(scores, left_out, users, k, **self._options)
+        return rank(scores, left_out, users, max(self._ks), **self._options)
 
     def _measured(self, ranked: np.ndarray, users: np.ndarray, targets: Groups) -> Measured:
         measured = np.flatnonzero(targets.counts[users])
@@ -192,7 +192,7 @@ class FunnelEvaluator:
             targets,
             user_metrics(ranked, targets, users, self._ks),
             shown_metrics(ranked, self._ks, len(self.known.items), self._popularity),
-            len(self.known.users) - len(users),
+            self._asked - len(users),
         )
 
 

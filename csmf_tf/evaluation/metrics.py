@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from csmf_tf.data.groups import Groups
-from csmf_tf.evaluation.ranking import MEMORY_MB, UserScores, pairs_of, rank, top_k
+from csmf_tf.evaluation.ranking import MEMORY_MB, Scores, pairs_of, rank
 
 METRICS = ("recall", "ndcg", "hit_rate", "mrr", "map")
 """What `user_metrics` gives for each cut-off."""
@@ -134,7 +134,7 @@ def means(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def evaluate(
-    scores: UserScores | tuple[np.ndarray, np.ndarray],
+    scores: Scores,
     targets: Groups,
     seen: Groups | None,
     ks: Sequence[int] = (50,),
@@ -145,8 +145,9 @@ def evaluate(
     """Ranks the whole catalogue for every user with a target, and measures the ranking.
 
     Args:
-        scores: `(user_vectors [U, D], item_vectors [N, D])`, scored by inner product in float32; or a
-            function of integer user codes `[B]` that gives `[B, N]`, in which -inf leaves an item out.
+        scores: what ranks: vectors `(users [U, D], items [N, D])`, scored by inner product in float32; or a
+            function of integer user codes `[B]` that gives `[B, N]`, in which -inf leaves an item out; or a
+            `Shortlist`.
         targets: the items to be found for each of the U user codes.
         seen: items to leave out for each user code (those of the training events), or None.
         ks: cut-offs K, each at least 1.
@@ -154,26 +155,23 @@ def evaluate(
         progress: whether to show a progress bar.
 
     Returns:
-        the means of `user_metrics` and the number of "users" with a target. If it is 0, nothing was measured
-        and the other values are 0.0.
+        the means of `user_metrics`, the numbers of "users" with a target and of those "skipped" without. If
+        nobody has one, nothing was measured and the other values are 0.0.
 
     Raises:
-        ValueError: as `top_k` and `user_metrics`.
+        ValueError: as `rank` and `user_metrics`.
 
     Example:
         >>> targets = Groups(np.array([0, 1]), np.array([2]))
-        >>> evaluate(lambda users: np.array([[3.0, 2.0, 1.0]]), targets, seen=None, ks=[3])
-        {'recall@3': 1.0, 'ndcg@3': 0.5, 'hit_rate@3': 1.0, 'mrr@3': 0.333..., 'map@3': 0.333..., 'users': 1}
+        >>> results = evaluate(lambda users: np.array([[3.0, 2.0, 1.0]]), targets, seen=None, ks=[3])
+        >>> results["ndcg@3"], results["users"], results["skipped"]
+        (0.5, 1, 0)
     """
     check_cutoffs(ks)
     users = np.flatnonzero(targets.counts)
-    options: dict[str, Any] = {"memory_mb": memory_mb, "progress": progress}
-    if isinstance(scores, tuple):
-        user_vectors, item_vectors = scores
-        ranked = top_k(user_vectors, item_vectors, seen, users, max(ks), **options)
-    else:
-        ranked = rank(scores, seen, users, max(ks), **options)
-    return means(user_metrics(ranked, targets, users, ks))
+    ranked = rank(scores, seen, users, max(ks), memory_mb=memory_mb, progress=progress)
+    results = means(user_metrics(ranked, targets, users, ks))
+    return results | {"skipped": len(targets.counts) - len(users)}
 
 
 def check_cutoffs(ks: Sequence[int], width: int | None = None) -> None:
@@ -187,6 +185,8 @@ def _hits(ranked: np.ndarray, row: np.ndarray, item: np.ndarray) -> np.ndarray:
     """Bool `[B, W]`: whether the ranked item is a target of the row's user, given the (row, item) targets."""
     width = max(item.max(initial=0), ranked.max(initial=0)) + np.int64(1)
     targets = row * width + item
+    if not (targets[1:] > targets[:-1]).all():
+        raise ValueError("The items of each user should ascend, each once. Received: `targets` that do not.")
     pairs = np.arange(len(ranked))[:, None] * width + ranked
     at = np.minimum(np.searchsorted(targets, pairs), max(len(targets) - 1, 0))
     return (targets[at] == pairs) & (ranked >= 0) if len(targets) else np.zeros(ranked.shape, bool)

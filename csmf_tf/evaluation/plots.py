@@ -52,32 +52,37 @@ def tradeoff_png(
     path: str | os.PathLike[str],
     objectives: Sequence[str],
     weights: np.ndarray,
-    recalls: np.ndarray,
+    values: np.ndarray,
     metric: str = "recall@50",
+    half_widths: Sequence[float] | None = None,
+    note: str = "",
 ) -> None:
     """Draws what each objective's recall becomes as the fusion weights move over the simplex.
 
-    Two objectives are drawn as lines, three as one triangle each with the best weights marked. Of more than
-    three, the points that weigh the first and the last one alone are drawn, as lines.
+    Two objectives are drawn as lines, three as one triangle each with the best weights marked, where they
+    stand out. Of more than three, the points that weigh the first and the last one alone are drawn, as lines.
 
     Args:
         path: the PNG file to write.
         objectives: the K names, upstream first; K >= 2.
         weights: float `[P, K]`, not negative, e.g. `weight_grid(K)`; scaled to sum to 1.
-        recalls: float `[P, K]`, the metric of each objective under each of the weights.
-        metric: the name of what `recalls` holds, for the labels.
+        values: float `[P, K]`, the metric of each objective under each of the weights.
+        metric: the name of what `values` holds, for the labels.
+        half_widths: half the width of the interval of each objective's metric. Where the values spread by no
+            more, no weights are marked, and the colours span the interval; `inf` marks none anyhow.
+        note: a line below the plot.
 
     Raises:
         ValueError: if there are fewer than two objectives, shapes do not match, weights sum to 0, or there is
             no point to draw.
     """
-    weights, recalls = np.asarray(weights, np.float64), np.asarray(recalls, np.float64)
+    weights, values = np.asarray(weights, np.float64), np.asarray(values, np.float64)
     if len(objectives) < 2:
         raise ValueError(f"A trade-off should have at least two objectives. Received: {list(objectives)}.")
-    if weights.shape != recalls.shape or weights.shape[1:] != (len(objectives),):
+    if weights.shape != values.shape or weights.shape[1:] != (len(objectives),):
         raise ValueError(
-            f"`weights` and `recalls` should be [P, {len(objectives)}]. "
-            f"Received: shapes {weights.shape} and {recalls.shape}."
+            f"`weights` and `values` should be [P, {len(objectives)}]. "
+            f"Received: shapes {weights.shape} and {values.shape}."
         )
     totals = weights.sum(axis=1, keepdims=True)
     if not (totals > 0).all():
@@ -90,12 +95,15 @@ def tradeoff_png(
             f"write e.g. `weight_grid({len(objectives)})`."
         )
     if len(objectives) == 3:
-        figure = Figure(figsize=(14, 4.2), layout="constrained")
+        figure = Figure(figsize=(14, 4.5), layout="constrained")
         for k, axes in enumerate(figure.subplots(1, 3)):
-            _draw_triangle(axes, weights, recalls[:, k], names, f"{metric} on {names[k]}")
+            half = 0.0 if half_widths is None else half_widths[k]
+            _draw_triangle(axes, weights, values[:, k], names, f"{metric} on {names[k]}", half)
     else:
         figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-        _draw_lines(figure.subplots(), weights[edge, -1], recalls[edge], names, metric)
+        _draw_lines(figure.subplots(), weights[edge, -1], values[edge], names, metric)
+    if note:
+        figure.supxlabel(note, fontsize=9, color="#555555")
     figure.savefig(path, format="png", dpi=130)
 
 
@@ -210,14 +218,17 @@ def _draw_lines(axes: Axes, share: np.ndarray, values: np.ndarray, names: Sequen
 
 
 def _draw_triangle(
-    axes: Axes, weights: np.ndarray, values: np.ndarray, names: Sequence[str], label: str
+    axes: Axes, weights: np.ndarray, values: np.ndarray, names: Sequence[str], label: str, half: float
 ) -> None:
     """A metric over the weight simplex of three objectives; its corners: lower left, lower right, top."""
     corners = np.array([[0, 0], [1, 0], [0.5, np.sqrt(0.75)]])
     outward = corners.mean(axis=0) - corners[[2, 0, 1]]
     x, y = (weights @ corners).T
-    middle, tied = (values.min() + values.max()) / 2, np.ptp(values) < _TIE
-    limits = (0.95 * middle, 1.05 * middle or 0.1) if tied else (values.min(), values.max())
+    middle, flat = (values.min() + values.max()) / 2, np.ptp(values) <= max(half, _TIE)
+    # So that what may be noise does not take all colours.
+    reach = max(half if np.isfinite(half) else 0, np.ptp(values), 0.05 * middle)
+    low, high = max(0.0, middle - reach), middle + reach or 0.1
+    limits = (low, high) if flat else (values.min(), values.max())
     surface = axes.tripcolor(x, y, values, shading="gouraud", cmap="viridis", clim=limits)
     axes.plot(*corners[[0, 1, 2, 0]].T, color="black", linewidth=0.8)
     for k, name in enumerate(names):
@@ -228,8 +239,10 @@ def _draw_triangle(
         side = (corners[k] + corners[(k + 1) % 3]) / 2 + 0.2 * outward[k]
         _write(axes, side, f"weight of {name}", fontsize=9, rotation=(0, -60, 60)[k])
         _write(axes, 1.2 * corners[k] - 0.2 * corners.mean(axis=0), name, weight="bold")
-    title = f"{label}\n{middle:.4f} throughout"
-    if not tied:
+    title = f"{label}\n{values.min():.4f} to {values.max():.4f}"
+    if np.ptp(values) < _TIE:
+        title = f"{label}\n{middle:.4f} throughout"
+    if not flat:
         best = np.argmax(values)
         axes.plot(x[best], y[best], "*", markersize=15, color="white", markeredgecolor="black", clip_on=False)
         title = f"{label}\n★ {values[best]:.4f}"

@@ -5,17 +5,28 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from csmf_tf.evaluation.cells import (
+    FEW_USERS,
+    NOT_METRICS,
+    format_metric,
+    format_number,
+    interval,
+    left_out,
+    rankings,
+    users_of,
+)
 from csmf_tf.evaluation.curves import learning_curves
 from csmf_tf.evaluation.plots import COLORS, capacity_png, learning_png, retention_png, tradeoff_png
-from csmf_tf.evaluation.tables import Shares, capacity_rows, format_metric
+from csmf_tf.evaluation.tables import Shares, capacity_rows
 
 _PAGE = "index.html"
 _PLOTS = ("tradeoff.png", "capacity.png", "learning.png", "retention.png")
+_LABELS = {"popularity_any": "popularity of any behaviour"}
 _HEADINGS = {
     "recall": "Recall",
     "ndcg": "NDCG",
@@ -36,6 +47,8 @@ def write_report(
     log: Iterable[Mapping[str, Any]],
     funnel: Sequence[str],
     tradeoff: tuple[np.ndarray, np.ndarray] | None = None,
+    tradeoff_users: int | None = None,
+    data: Mapping[str, Mapping[str, int]] | None = None,
     setting: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes `index.html` and the plots of an evaluation.
@@ -52,6 +65,8 @@ def write_report(
         funnel: the K objectives, upstream first.
         tradeoff: weights `[P, J]` and `results["metric"]` `[P, J]` under each of them, of the first J >= 2
             objectives, as `tradeoff_png` takes them; None leaves the plot out.
+        tradeoff_users: how many test users were asked for `tradeoff` at most; None for all.
+        data: part of the log, such as "training" -> "events", "users" and "items" -> their number.
         setting: what the run was: name -> text, number, or mapping of such; text of several lines, such as
             the configuration, is folded.
 
@@ -89,7 +104,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as beside:
         made = pathlib.Path(beside)
-        _draw(made, results, capacity, log, funnel, tradeoff)
+        spreads = _spreads(funnel, results, tradeoff, tradeoff_users)
+        note = _note(tradeoff_users)
+        _draw(made, results, capacity, log, funnel, tradeoff, spreads, note)
         page = _render(
             title=title,
             results=results,
@@ -97,9 +114,11 @@ def write_report(
             capacity=capacity_rows(capacity, funnel),
             curves=learning_curves(log),
             pruned={entry["objective"]: entry["layers"] for entry in log if entry["phase"] == "prune"},
+            data=data or {},
             setting=setting or {},
             images={path.stem: _data_url(path) for path in made.iterdir()},
-            best_weights=_best_weights(funnel, tradeoff),
+            spreads=spreads,
+            note=note,
         )
         (made / _PAGE).write_text(page, encoding="utf-8")
         # The page comes last: it holds its own plots, so it is whole whenever this ends.
@@ -118,16 +137,18 @@ def _draw(
     log: Sequence[Mapping[str, Any]],
     funnel: Sequence[str],
     tradeoff: tuple[np.ndarray, np.ndarray] | None,
+    spreads: Mapping[str, "_Spread"],
+    note: str,
 ) -> None:
     metric, retention = results["metric"], results["retention"]
     capacity_png(folder / "capacity.png", capacity, funnel)
     if learning_curves(log):
         learning_png(folder / "learning.png", log)
-    if len(retention) > 1:
+    if _moved(retention):
         retention_png(folder / "retention.png", retention, metric)
     if tradeoff is not None and np.shape(tradeoff[0])[1] > 1:
-        names = funnel[: np.shape(tradeoff[0])[1]]
-        tradeoff_png(folder / "tradeoff.png", names, *tradeoff, metric)
+        half_widths = [spread.half_width for spread in spreads.values()]
+        tradeoff_png(folder / "tradeoff.png", list(spreads), *tradeoff, metric, half_widths, note)
 
 
 def _render(**context: Any) -> str:
@@ -139,35 +160,50 @@ def _render(**context: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"metric": format_metric, "interval": _interval, "heading": _heading}
+    environment.filters |= {
+        "metric": format_metric,
+        "number": format_number,
+        "interval": _interval,
+        "users": users_of,
+        "heading": _heading,
+        "label": lambda name: _LABELS.get(name, name),
+    }
     template = environment.get_template("report.html.jinja")
     results, funnel = context["results"], context["funnel"]
     return template.render(
-        sources=[
-            ("own score", results["objectives"]),
-            ("equal weights", results["fused"]),
-            *results["baselines"].items(),
-        ],
-        met_sources=_met_sources(results.get("met_shown", {})),
+        sources=rankings(results),
+        met_sources=rankings(results.get("met_shown", {})),
+        popular={name: _most_popular(results, name) for name in results["objectives"]},
+        few=FEW_USERS,
+        marked=_any_few(results),
+        infinity=np.inf,
+        left_out=left_out(results),
         cutoffs=_cutoffs(results["objectives"]),
         moved=_moved(results["retention"]),
         stages=[name for name in funnel if any(name in row for row in results["retention"].values())],
-        counts={name: value for name, value in results.items() if isinstance(value, int)},
         colors={name: COLORS[k % len(COLORS)] for k, name in enumerate(funnel)},
         **context,
     )
 
 
-def _met_sources(met_shown: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """(label, objective -> part -> leaf) of the ranking with met items shown, where there is any."""
-    rankings = [("own score", met_shown.get("objectives", {})), *met_shown.get("baselines", {}).items()]
-    return [(label, objectives) for label, objectives in rankings if objectives]
+def _any_few(results: Mapping[str, Any]) -> bool:
+    """Whether some ranking was measured on few users."""
+    leaves = list(results["objectives"].values())
+    for _, objectives in rankings(results.get("met_shown", {})):
+        leaves += [leaf for parts in objectives.values() for leaf in parts.values()]
+    return any(users_of(leaf).startswith("†") for leaf in leaves)
+
+
+def _most_popular(results: Mapping[str, Any], objective: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The better baseline of an objective and what it got, or nothing."""
+    rows = {name: rows[objective] for name, rows in results["baselines"].items() if objective in rows}
+    return sorted(rows.items(), key=lambda row: -row[1][results["metric"]])[:1]
 
 
 def _cutoffs(leaves: Mapping[str, Mapping[str, Any]]) -> dict[int, list[str]]:
     """K -> the names of the metrics at K."""
     cutoffs: dict[int, list[str]] = {}
-    for name in dict.fromkeys(name for leaf in leaves.values() for name in leaf if "@" in name):
+    for name in dict.fromkeys(name for leaf in leaves.values() for name in leaf if name not in NOT_METRICS):
         cutoffs.setdefault(int(name.rpartition("@")[2]), []).append(name)
     return cutoffs
 
@@ -177,27 +213,57 @@ def _moved(retention: Mapping[str, Mapping[str, float]]) -> float:
     return max((max(row.values()) - min(row.values()) for row in retention.values() if row), default=0.0)
 
 
-def _best_weights(
-    funnel: Sequence[str], tradeoff: tuple[np.ndarray, np.ndarray] | None
-) -> dict[str, tuple[float, dict[str, float]]]:
-    """Objective -> its highest value under fusion weights, and those weights."""
+class _Spread(NamedTuple):
+    """What the fusion weights do to the metric of one objective, and the weights of the highest value."""
+
+    low: float
+    high: float
+    weights: dict[str, float]
+    half_width: float
+
+    def stands_out(self) -> bool:
+        return self.high - self.low > self.half_width
+
+
+def _spreads(
+    funnel: Sequence[str],
+    results: Mapping[str, Any],
+    tradeoff: tuple[np.ndarray, np.ndarray] | None,
+    users: int | None,
+) -> dict[str, _Spread]:
+    """Of each objective; the intervals are those of the results, widened to fit the users that were asked."""
     if tradeoff is None:
         return {}
     weights, values = (np.asarray(part, np.float64) for part in tradeoff)
     rows = weights[values.argmax(axis=0)]
     rows = rows / rows.sum(axis=1, keepdims=True)
-    names = funnel[: weights.shape[1]]
-    return {
-        name: (float(values[:, k].max()), dict(zip(names, rows[k].tolist(), strict=True)))
-        for k, name in enumerate(names)
-    }
+    names, leaves = funnel[: weights.shape[1]], results["objectives"]
+    most = max((leaf.get("users", 0) for leaf in leaves.values()), default=0)
+    wider = float(np.sqrt(max(1.0, most / (users or np.inf))))
+    spreads = {}
+    for k, name in enumerate(names):
+        half = wider * _half_width(leaves.get(name, {}), results["metric"])
+        best = dict(zip(names, rows[k].tolist(), strict=True))
+        spreads[name] = _Spread(float(values[:, k].min()), float(values[:, k].max()), best, half)
+    return spreads
+
+
+def _half_width(leaf: Mapping[str, Any], metric: str) -> float:
+    """Half of the interval; infinity where it tells nothing, 0 where none was computed."""
+    if leaf.get("users", FEW_USERS) < FEW_USERS:
+        return np.inf
+    bounds = interval(leaf, metric)
+    return (bounds[1] - bounds[0]) / 2 if bounds else 0.0
+
+
+def _note(users: int | None) -> str:
+    asked = "all test users" if users is None else f"at most {users:,} test users"
+    return f"Measured on {asked}: weights that are picked here are picked on test data."
 
 
 def _interval(leaf: Mapping[str, Any], name: str) -> str:
-    if name not in leaf.get("intervals", {}) or not leaf.get("users", 1):
-        return ""
-    low, high = leaf["intervals"][name]
-    return f"{low:.4f}–{high:.4f}"
+    bounds = interval(leaf, name)
+    return f"{bounds[0]:.4f}–{bounds[1]:.4f}" if bounds else ""
 
 
 def _heading(name: str) -> str:

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from csmf_tf.data.log import EventLog
 from csmf_tf.evaluation.baselines import counting, popularity_scores, static
 from csmf_tf.evaluation.funnel import FunnelEvaluator, Measured
-from csmf_tf.evaluation.ranking import UserScores
+from csmf_tf.evaluation.ranking import Scores
+from csmf_tf.evaluation.statistics import intervals
 from csmf_tf.model import CSMF
 
 Tables = dict[tuple[str, str], Measured]
@@ -20,10 +22,14 @@ class Evaluation(NamedTuple):
     Attributes:
         results: nested dicts of plain numbers, see docs/evaluation.md.
         tables: the metrics of each user by each objective's own score.
+        evaluator: what measured.
+        state: which weights were measured, see `run_state`; "" when not those of a run on disk.
     """
 
     results: dict[str, Any]
     tables: Tables
+    evaluator: FunnelEvaluator
+    state: str = ""
 
 
 def evaluate_model(model: CSMF, evaluator: FunnelEvaluator, log: Sequence[Mapping[str, Any]]) -> Evaluation:
@@ -36,45 +42,69 @@ def evaluate_model(model: CSMF, evaluator: FunnelEvaluator, log: Sequence[Mappin
     """
     done = model.funnel[: model.frozen_stages]
     names = [name for name in done if name in evaluator.targets]
-    vectors = evaluator.vectors(model)
-    own = dict(zip(model.funnel, np.eye(len(model.funnel)), strict=True))
-    scores = {name: vectors.weighed(own[name]) for name in names}
-    equal = evaluator.together(vectors.weighed(np.isin(model.funnel, done)))
-    popular = {name: _popularity(evaluator, name) for name in names}
-    discovery = {name: evaluator.discovery(scores[name], name) for name in names}
-
     met_names = [name for name in names if evaluator.met_targets[name].counts.any()]
-    with_met = {name: evaluator.with_met(scores[name], name) for name in met_names}
-    rules = {
-        "popularity": popular,
-        "counting": {n: counting(evaluator.known, model.funnel.index(n)) for n in met_names},
-    }
-    results = {
-        "objectives": _summaries(discovery),
-        "fused": _summaries({name: equal[name] for name in names}),
-        "baselines": {"popularity": _summaries({n: evaluator.discovery(popular[n], n) for n in names})},
-        "met_shown": {
-            "objectives": _parts(with_met),
-            "baselines": {
-                label: _parts({name: evaluator.with_met(rule[name], name) for name in met_names})
-                for label, rule in rules.items()
-            },
+    known, vectors = evaluator.known, evaluator.vectors(model)
+    own = dict(zip(model.funnel, np.eye(len(model.funnel)), strict=True))
+    equal = vectors.weighed(np.isin(model.funnel, done))
+    together = evaluator.together(equal)
+
+    discovery: dict[str, dict[str, Any]] = {}
+    met_shown: dict[str, dict[str, Any]] = {}
+    tables: Tables = {}
+    for name in names:
+        behavior = known.funnel.index(name)
+        rankers: dict[str, Scores] = {
+            "own": vectors.weighed(own[name]),
+            "popularity": _popularity(known, behavior),
+            "popularity_any": _popularity(known, None),
         }
-        if met_names
-        else {},
+        rankings = {label: evaluator.discovery(scores, name) for label, scores in rankers.items()}
+        tables[name, "discovery"] = rankings["own"]
+        discovery[name] = _leaves(rankings | {"fused": together[name]})
+        if name in met_names:
+            rankers |= {"fused": equal, "counting": counting(known, behavior)}
+            parts = {label: evaluator.with_met(scores, name) for label, scores in rankers.items()}
+            tables |= {(name, part): measured for part, measured in parts["own"].items()}
+            by_part = {part: _leaves({r: parts[r][part] for r in parts}) for part in parts["own"]}
+            met_shown[name] = {
+                label: {part: leaves[label] for part, leaves in by_part.items()} for label in parts
+            }
+    results = {
+        **_tree(discovery, ["popularity", "popularity_any"]),
+        "met_shown": _tree(met_shown, ["popularity", "popularity_any", "counting"]) if met_shown else {},
         "metric": evaluator.metric,
         "retention": _retention(log, names, evaluator.metric),
         "targets": {
-            name: {
-                "new": len(evaluator.targets[name].items),
-                "met": len(evaluator.met_targets[name].items),
-            }
+            name: {"new": len(evaluator.targets[name].items), "met": len(evaluator.met_targets[name].items)}
             for name in names
         },
     }
-    tables: Tables = {(name, "discovery"): measured for name, measured in discovery.items()}
-    tables |= {(name, part): measured for name, parts in with_met.items() for part, measured in parts.items()}
-    return Evaluation(results, tables)
+    return Evaluation(results, tables, evaluator)
+
+
+def _tree(by_objective: Mapping[str, Mapping[str, Any]], baselines: Sequence[str]) -> dict[str, Any]:
+    """Objective -> ranking -> leaf, as ranking -> objective -> leaf."""
+
+    def rows(ranking: str) -> dict[str, Any]:
+        return {name: leaves[ranking] for name, leaves in by_objective.items()}
+
+    return {
+        "objectives": rows("own"),
+        "fused": rows("fused"),
+        "baselines": {name: rows(name) for name in baselines},
+    }
+
+
+def _leaves(measured: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
+    """Summaries with 95 % intervals of rankings that were measured on the same users, by the same draws."""
+    values = {(label, name): value for label, one in measured.items() for name, value in one.values.items()}
+    bounds = intervals(values)
+    leaves = {}
+    for label, one in measured.items():
+        leaves[label] = one.summary()
+        if len(one.users):
+            leaves[label]["intervals"] = {name: list(bounds[label, name]) for name in one.values}
+    return leaves
 
 
 def tradeoff(model: CSMF, evaluator: FunnelEvaluator, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,18 +124,9 @@ def tradeoff(model: CSMF, evaluator: FunnelEvaluator, weights: np.ndarray) -> tu
     return weights, np.array([[row[name].summary()[evaluator.metric] for name in done] for row in rows])
 
 
-def _popularity(evaluator: FunnelEvaluator, objective: str) -> UserScores:
-    known = evaluator.known
-    users_items = known.items_of_users(known.funnel.index(objective))
-    return static(popularity_scores(users_items, len(known.items)))
-
-
-def _summaries(measured: Mapping[str, Measured]) -> dict[str, Any]:
-    return {name: one.summary(with_intervals=True) for name, one in measured.items()}
-
-
-def _parts(measured: Mapping[str, Mapping[str, Measured]]) -> dict[str, Any]:
-    return {name: _summaries(parts) for name, parts in measured.items()}
+def _popularity(known: EventLog, behavior: int | None) -> Scores:
+    scores = popularity_scores(known.items_of_users(behavior), len(known.items))
+    return static(scores, len(known.users))
 
 
 def _retention(

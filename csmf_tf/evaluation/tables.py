@@ -1,15 +1,38 @@
 """Text tables of metrics and of capacity."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from csmf_tf._text import aligned
+from csmf_tf.evaluation.cells import (
+    FEW_USERS,
+    NOT_METRICS,
+    format_metric,
+    format_number,
+    interval,
+    left_out,
+    printable,
+    rankings,
+    users_of,
+)
 
 WIDTH = 110
-_GROUPS = ("objectives", "baselines")
-_APART = ("met_shown", "retention", "targets", "metric")
+
+_LABELS = {"popularity_any": "popularity, any"}
+_WORDS = {
+    "own score": "own score: by that objective alone",
+    "equal weights": "equal weights: by all objectives fused",
+    "popularity": "popularity: by users with that behaviour",
+    "popularity, any": "popularity, any: with any behaviour",
+    "counting": "counting: what the user met, most often first",
+    "±": "±: half the 95 % interval over users",
+    "≤": "≤: its upper end, where ± would reach below 0",
+    "≥": "≥: its lower end, where ± would reach above 1",
+}
 
 Shares = Sequence[float] | np.ndarray
 
@@ -18,34 +41,36 @@ def format_table(results: Mapping[str, Any]) -> str:
     """Metrics as aligned text tables.
 
     Args:
-        results: what `Run.evaluate` gives, or nested mappings with metrics (name -> number) at the leaves.
-            The names on the way to a leaf, but for "objectives" and "baselines", name its row; "intervals"
-            in a leaf (name -> [low, high]) are shown as half their width; numbers on the outermost level
-            are printed below the tables.
+        results: what `Run.evaluate` gives, or some of its entries.
 
     Returns:
-        The tables, an empty line between them, without a newline at the end: all metrics in one, or where
-        that is wider than 110 columns one for each cut-off K and one for the rest; then, as far as `results`
-        has them, one metric with the met items shown, split into all, met and new targets, the retention
-        and the numbers of targets. Metrics over 0 users are shown as "-".
+        The tables, an empty line between them, without a newline at the end. The rankings of each objective
+        stand together, all metrics in one table, or where that is wider than 110 columns in one for each
+        cut-off K. Then come, as far as `results` has them, one metric with the met items shown, split into
+        all, met and new targets, the retention and the numbers of targets; then the words, and what was left
+        out. Means over 0 users are shown as "-", and fewer than 30 users are marked.
 
     Example:
         >>> view = {"recall@50": 0.1637, "users": 1200, "intervals": {"recall@50": [0.1606, 0.1668]}}
-        >>> print(format_table({"objectives": {"view": view}, "fused": {"view": view}, "unknown_items": 3}))
-                        recall@50  users
-        view        0.1637 ±.0031  1,200
-        fused view  0.1637 ±.0031  1,200
-        unknown_items: 3
+        >>> print(format_table({"objectives": {"view": view}, "baselines": {"popularity": {"view": view}}}))
+                         recall@50
+        view: 1,200 users
+         own score   0.1637 ±.0031
+         popularity  0.1637 ±.0031
+        <BLANKLINE>
+        own score: by that objective alone; popularity: by users with that behaviour; ±: half the 95 %
+        interval over users
     """
-    rows = dict(_leaves({name: value for name, value in results.items() if name not in _APART}))
-    below = [f"{name}: {_number(value)}" for name, value in rows.pop((), {}).items()]
     blocks = [
-        *_metric_blocks(rows),
+        *_metric_blocks(results),
         *_met_block(results),
         *_matrix_block(f"{results.get('metric', 'metric')} after", results.get("retention", {})),
         *_matrix_block("targets", results.get("targets", {})),
     ]
-    return "\n".join(["\n\n".join("\n".join(aligned(block)) for block in blocks), *below])
+    text = "\n\n".join("\n".join(block) for block in blocks)
+    return "\n\n".join(
+        filter(None, [text, "\n".join([*_words(results, text), *_wrapped(left_out(results))])])
+    )
 
 
 def format_capacity(capacity: Mapping[str, Shares], objectives: Sequence[str]) -> str:
@@ -67,8 +92,8 @@ def format_capacity(capacity: Mapping[str, Shares], objectives: Sequence[str]) -
         embedding  50.0%  30.0%  20.0%
     """
     table = capacity_rows(capacity, objectives)
-    cells = [["", *objectives, "free"]]
-    cells += [[layer, *(f"{share:.1%}" for share in shares)] for layer, shares in table.items()]
+    cells = [["", *map(printable, objectives), "free"]]
+    cells += [[printable(layer), *(f"{share:.1%}" for share in shares)] for layer, shares in table.items()]
     return "\n".join(aligned(cells))
 
 
@@ -95,102 +120,112 @@ def capacity_rows(capacity: Mapping[str, Shares], objectives: Sequence[str]) -> 
     return {layer: [*map(float, shares[1:]), float(shares[0])] for layer, shares in capacity.items()}
 
 
-def format_metric(leaf: Mapping[str, Any], name: str) -> str:
-    """One metric of a leaf of the results, without its interval.
-
-    Args:
-        leaf: name -> number.
-        name: the metric.
-
-    Returns:
-        Four decimals, a whole number with thousands set apart, "-" for a metric over 0 users, or "" where
-        `leaf` has no such metric.
-
-    Example:
-        >>> format_metric({"recall@50": 0.16374, "users": 1200}, "recall@50")
-        '0.1637'
-        >>> format_metric({"recall@50": 0.0, "users": 0}, "recall@50")
-        '-'
-    """
-    if name not in leaf:
-        return ""
-    if leaf.get("users", 1) == 0 and name not in ("users", "skipped"):
-        return "-"
-    return _number(leaf[name])
-
-
-def _metric_blocks(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Iterator[list[list[str]]]:
-    """One table, or where that is too wide one for each K and one for the rest."""
-    columns = list(dict.fromkeys(name for leaf in rows.values() for name in leaf if name != "intervals"))
-    whole = _block("", {name: name for name in columns}, rows)
-    if not columns or len(aligned(whole)[0]) <= WIDTH:
-        yield from [whole] if columns else []
+def _metric_blocks(results: Mapping[str, Any]) -> Iterator[list[str]]:
+    """One table, or where that is too wide one for each K."""
+    groups = _by_objective(results)
+    leaves = [leaf for group in groups.values() for leaf in group.values()]
+    columns = list(dict.fromkeys(name for leaf in leaves for name in leaf if name not in NOT_METRICS))
+    if not columns:
+        return
+    whole = _grouped("", {name: name for name in columns}, groups)
+    if max(map(len, whole)) <= WIDTH:
+        yield whole
         return
     for at in dict.fromkeys(name.partition("@")[2] for name in columns):
         headings = {name: name.partition("@")[0] for name in columns if name.partition("@")[2] == at}
-        yield _block(f"@{at}" if at else "", headings, rows if at else _distinct(rows, headings))
+        yield _grouped(f"@{at}" if at else "", headings, groups)
 
 
-def _distinct(
-    rows: Mapping[tuple[str, ...], Mapping[str, Any]], names: Iterable[str]
-) -> dict[tuple[str, ...], Mapping[str, Any]]:
-    """The rows without those that only repeat what the row of the same objective says."""
-    own = {label[-1]: leaf for label, leaf in rows.items() if len(label) == 1}
-    return {
-        label: leaf
-        for label, leaf in rows.items()
-        if len(label) == 1 or any(leaf.get(name) != own.get(label[-1], {}).get(name) for name in names)
+def _by_objective(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Objective -> what ranked -> what it got."""
+    groups: dict[str, dict[str, Any]] = {}
+    for label, objectives in rankings(results):
+        for objective, got in objectives.items():
+            groups.setdefault(objective, {})[_LABELS.get(label, label)] = got
+    return groups
+
+
+def _grouped(corner: str, headings: Mapping[str, str], groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    titles = {}
+    for objective, group in groups.items():
+        leaf = next(iter(group.values()))
+        counts = [f"{users_of(leaf)} users"] if "users" in leaf else []
+        counts += [f"{leaf['skipped']:,} skipped"] if "skipped" in leaf else []
+        titles[objective] = f"{printable(objective)}: {', '.join(counts)}" if counts else printable(objective)
+    cells = {
+        objective: {label: [_cell(leaf, name) for name in headings] for label, leaf in group.items()}
+        for objective, group in groups.items()
     }
+    return _under_titles([corner, *headings.values()], titles, cells)
 
 
-def _block(
-    corner: str, headings: Mapping[str, str], rows: Mapping[tuple[str, ...], Mapping[str, Any]]
-) -> list[list[str]]:
-    cells = [[" ".join(label), *(_cell(leaf, name) for name in headings)] for label, leaf in rows.items()]
-    return [[corner, *headings.values()], *cells]
+def _under_titles(
+    first: list[str], titles: Mapping[str, str], cells: Mapping[str, Mapping[str, list[str]]]
+) -> list[str]:
+    """Aligned rows below the first one, those of each objective under its title."""
+    rows = [[f" {printable(label)}", *row] for group in cells.values() for label, row in group.items()]
+    head, *lines = aligned([first, *rows])
+    rest = iter(lines)
+    return [head, *(li for name, group in cells.items() for li in (titles[name], *islice(rest, len(group))))]
 
 
-def _met_block(results: Mapping[str, Any]) -> Iterator[list[list[str]]]:
-    """The first metric with met items shown: a row each objective, a column each kind of target."""
-    rows: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for (*names, kind), leaf in _leaves(results.get("met_shown", {})):
-        rows.setdefault(" ".join(names), {})[kind] = leaf
-    if not rows:
+def _met_block(results: Mapping[str, Any]) -> Iterator[list[str]]:
+    """One metric with met items shown: a column each kind of target."""
+    groups = _by_objective(results.get("met_shown", {}))
+    parts = [part for group in groups.values() for part in group.values()]
+    if not parts:
         return
-    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
-    first = next(iter(next(iter(rows.values())).values()))
-    metric = results.get("metric", next(iter(first)))
-    yield [[f"{metric}, met shown:", *kinds, *(f"users {kind}" for kind in kinds)]] + [
-        [label, *(_cell(row.get(kind, {}), name) for name in (metric, "users") for kind in kinds)]
-        for label, row in rows.items()
-    ]
+    kinds = list(dict.fromkeys(kind for part in parts for kind in part))
+    metric = results.get("metric") or next(iter(parts[0][kinds[0]]))
+    cells = {
+        objective: {
+            label: [_cell(part.get(kind, {}), metric) for kind in kinds]
+            + [users_of(part.get(kind, {})) for kind in kinds]
+            for label, part in group.items()
+        }
+        for objective, group in groups.items()
+    }
+    first = [f"{metric}, met shown:", *kinds, *(f"users {kind}" for kind in kinds)]
+    yield _under_titles(first, {name: printable(name) for name in groups}, cells)
 
 
-def _matrix_block(corner: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[list[list[str]]]:
-    columns = dict.fromkeys(name for row in rows.values() for name in row)
+def _matrix_block(corner: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     if columns:
-        yield _block(corner, {name: name for name in columns}, {(label,): row for label, row in rows.items()})
+        cells = [[corner, *map(printable, columns)]]
+        for label, row in rows.items():
+            cells.append([printable(label), *(format_number(row[c]) if c in row else "" for c in columns)])
+        yield aligned(cells)
 
 
-def _leaves(
-    results: Mapping[str, Any], label: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], dict]]:
-    """(names on the way, numbers and intervals) of every mapping that holds numbers."""
-    leaf = {n: value for n, value in results.items() if n == "intervals" or not isinstance(value, Mapping)}
-    if leaf:
-        yield label, leaf
-    for name, value in results.items():
-        if name not in leaf:
-            yield from _leaves(value, label if name in _GROUPS else (*label, name))
+def _words(results: Mapping[str, Any], text: str) -> Iterable[str]:
+    """What the words and signs in the tables mean."""
+    groups = [_by_objective(part) for part in (results, results.get("met_shown", {}))]
+    labels = {label for part in groups for group in part.values() for label in group}
+    words = [
+        meaning for word, meaning in _WORDS.items() if word in labels or (word in "±≤≥" and word in text)
+    ]
+    yield from textwrap.wrap("; ".join(words), WIDTH - 10)
+    if "†" in text:
+        yield f"† fewer than {FEW_USERS} users: neither the figure nor its interval can be relied on"
+
+
+def _wrapped(sentences: Iterable[str]) -> Iterator[str]:
+    for sentence in sentences:
+        yield from textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")
 
 
 def _cell(leaf: Mapping[str, Any], name: str) -> str:
-    shown = format_metric(leaf, name)
-    if shown in ("", "-") or name not in leaf.get("intervals", {}):
+    shown, bounds = format_metric(leaf, name), interval(leaf, name)
+    if shown in ("", "-") or bounds is None:
         return shown
-    low, high = leaf["intervals"][name]
-    return f"{shown} ±{(high - low) / 2:.4f}".replace("±0.", "±.")
+    low, high = bounds
+    half = (high - low) / 2
+    if half > leaf[name]:
+        return f"{shown} ≤{_brief(high)}"
+    return f"{shown} ≥{_brief(low)}" if leaf[name] + half > 1 else f"{shown} ±{_brief(half)}"
 
 
-def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int | np.integer) else f"{value:.4f}"
+def _brief(value: float) -> str:
+    """Five characters of a number from 0 to 1."""
+    return f"{value:.4f}".removeprefix("0") if value < 0.99995 else "1.000"

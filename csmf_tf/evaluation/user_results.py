@@ -206,7 +206,7 @@ def read_user_results(path: str | os.PathLike[str]) -> UserResults:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(_damaged(path, f"a file that cannot be read ({error})")) from error
+        raise ValueError(_damaged(path, "what cannot be read as Parquet")) from error
     about = (table.schema.metadata or {}).get(_ABOUT)
     if about is None:
         raise ValueError(_damaged(path, "a Parquet file of something else"))

@@ -107,7 +107,7 @@ ALICCP = PublicSet(
         ),
     ),
     funnel=("exposure", "click", "buy"),
-    timed=False,
+    split="item_holdout",
     features={"users": categorical(*_USER), "items": categorical(*_ITEM)},
     read=_aliccp,
 )

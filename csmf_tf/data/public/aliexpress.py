@@ -123,7 +123,15 @@ ALIEXPRESS = PublicSet(
     where="https://tianchi.aliyun.com/dataset/74690 (aliexpress_NL_datasets.zip and so on)",
     licence="terms of the Tianchi page; check them there",
     files=(
-        Layout("nl_user_train.csv", ("search_id", *_USER), False, role="users", required=False, many=True),
+        Layout(
+            "nl_user_train.csv",
+            ("search_id", *_USER),
+            header=False,
+            numbers=("user_9",),
+            role="users",
+            required=False,
+            many=True,
+        ),
         Layout(
             "nl_item_train.csv",
             ("search_id", *_ITEM, "label"),
@@ -142,7 +150,7 @@ ALIEXPRESS = PublicSet(
         ),
     ),
     funnel=("exposure", "click", "buy"),
-    timed=False,
+    split="item_holdout",
     features={"users": _kinds(_USER), "items": _kinds(_ITEM)},
     read=_aliexpress,
 )

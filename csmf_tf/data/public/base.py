@@ -21,7 +21,7 @@ class PublicSet:
         files: its files.
         funnel: the objectives, upstream first.
         read: reads the files of each role into a `Target`.
-        timed: whether its events have times.
+        split: the kind of split that its configuration asks for; `"item_holdout"` where there are no times.
         ignore: further behaviours, which stay in the log but not in the funnel.
         features: for `"users"` and `"items"`, the kind of each feature.
     """
@@ -32,7 +32,7 @@ class PublicSet:
     files: tuple[Layout, ...]
     funnel: tuple[str, ...]
     read: Callable[[Mapping[str, list[Source]], Target], None]
-    timed: bool = True
+    split: str = "time"
     ignore: tuple[str, ...] = ()
     features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 

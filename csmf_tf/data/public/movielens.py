@@ -47,6 +47,8 @@ def movielens(thresholds: Sequence[float] = (4, 5)) -> PublicSet:
         licence="GroupLens: research, not commercial; see the README beside the files",
         files=_FILES,
         funnel=("rated", *named),
+        # Most users rate on one day only: those after a cut in time are unknown before it.
+        split="leave_last",
         features={"items": {"genres": "multi"}, "users": categorical(*_USER)},
         read=partial(_read, named),
     )
@@ -80,15 +82,23 @@ _FILES = (
 
 
 def _read(thresholds: Mapping[str, float], files: Mapping[str, list[Source]], target: Target) -> None:
+    highest = -np.inf
     for source in files["ratings"]:
         user, item, rating, time = source.layout.columns
         for chunk in source.chunks(*source.layout.columns):
             stars = numbers(chunk, rating)
+            highest = max(highest, stars.max(initial=highest))
             done = {"rated": np.ones(len(stars), bool)}
             done |= {name: stars >= threshold for name, threshold in thresholds.items()}
             row, behavior = unfold(done)
             times = times_of(chunk, time)[row.to_numpy()]
             target.events(chunk.ids(user).take(row), chunk.ids(item).take(row), behavior, times)
+    for name, threshold in thresholds.items():
+        if highest < threshold:
+            raise ValueError(
+                f"`thresholds` should be ratings that occur. Received: {threshold:g}, from which on a film "
+                f"is {name}, where the highest rating is {highest:g}; lower it, or leave it out."
+            )
     for source in files["movies"]:
         for item_id, title, genres in _movies(source):
             target.table("items", {"item_id": item_id, "title": title, "genres": genres})
@@ -116,7 +126,9 @@ def _lines(source: Source) -> Iterator[tuple[int, str]]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return ((number, line) for number, line in enumerate(text.splitlines(), start=1) if line)
+    # Not splitlines(), which also splits inside a title, say at U+0085.
+    lines = (line.rstrip("\r") for line in text.split("\n"))
+    return ((number, line) for number, line in enumerate(lines, start=1) if line)
 
 
 def _fields(source: Source, number: int, line: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The table of public sets and their import."""
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 
@@ -67,12 +68,16 @@ def import_set(
     {'view': 1, 'cart': 1, 'buy': 1}
     """
     if name not in SETS:
-        known = "; ".join(f"{known} ({one.about})" for known, one in SETS.items())
-        raise ValueError(f"The set should be one of {known}. Received: {name!r}.")
+        near = difflib.get_close_matches(name.lower(), SETS, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"The set should be a known one. Received: {name!r}. {hint}Known are {', '.join(SETS)}; "
+            "a log of your own needs no import."
+        )
     if thresholds is not None and name != "movielens":
         raise ValueError(f"`thresholds` belongs to movielens. Received: it with {name}; leave it out.")
     one = SETS[name] if thresholds is None else movielens(thresholds)
-    target = Target(out, one.funnel, one.ignore, one.timed, one.features)
+    target = Target(out, one.funnel, one.ignore, one.split, one.features)
     with tqdm(desc=f"reading {name}", unit="B", unit_scale=True, disable=None if progress else True) as bar:
         sources = recognise(files, one.files, one.where, bar.update)
         bar.total = sum(source.path.stat().st_size for of_role in sources.values() for source in of_role)

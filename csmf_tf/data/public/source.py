@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from csmf_tf.data.stream import Chunk, CsvLayout, stream
 
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+# Or nothing: no header row has empty names.
+_NUMBER = re.compile(r"(-?\d+(\.\d*)?([eE][-+]?\d+)?)?")
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,8 @@ def _first_line(path: Path, where: str) -> str:
             line = lines.readline().rstrip("\r\n")
     except OSError as error:
         raise ValueError(f"{path} could not be read: {error}") from error
+    if "\0" in line:
+        raise ValueError(f"{path} should be UTF-8 text. Received: text in UTF-16; save it as UTF-8.")
     if not line:
         raise ValueError(
             f"{path} should hold rows. Received: an empty file or first line. Get it from {where}."

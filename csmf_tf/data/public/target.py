@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,11 @@ import pyarrow.parquet as pq
 import yaml
 
 _ROWS = 1 << 17
+_SPLITS: dict[str, dict[str, str | float]] = {
+    "time": {"kind": "time", "at": 0.9},
+    "item_holdout": {"kind": "item_holdout", "fraction": 0.1},
+    "leave_last": {"kind": "leave_last"},
+}
 _TIME = pa.timestamp("us", "UTC")
 
 
@@ -24,14 +30,17 @@ class Imported(NamedTuple):
     Attributes:
         directory: the folder.
         events: number of events of each behaviour, the funnel first.
-        left_out: number of rows or ids of the source that were left out, for each reason.
+        left_out: number of rows of the source that were left out, for each reason.
         tables: number of rows of each feature table, `"users"` or `"items"`.
+        several: number of ids of each feature table that came with several sets of features, of which the
+            first one was taken.
     """
 
     directory: Path
     events: dict[str, int]
     left_out: dict[str, int]
     tables: dict[str, int]
+    several: dict[str, int]
 
 
 class Target:
@@ -41,7 +50,7 @@ class Target:
         directory: the folder to be made; it may be there if it is empty.
         funnel: the objectives, upstream first.
         ignore: behaviours of the log that the configuration skips.
-        timed: whether the events have times.
+        split: the kind of split of the configuration; with `"item_holdout"` the events have no times.
         features: for `"users"` and `"items"`, the kind of each feature.
 
     Raises:
@@ -51,7 +60,7 @@ class Target:
     >>> import tempfile
     >>> row = pa.array(["a"])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with Target(Path(folder, "out"), ("view",), (), False, {}) as target:
+    ...     with Target(Path(folder, "out"), ("view",), (), "item_holdout", {}) as target:
     ...         target.events(row, row, pa.array(["view"]))
     ...     target.imported.events, sorted(os.listdir(folder))
     ({'view': 1}, ['out'])
@@ -62,7 +71,7 @@ class Target:
         directory: str | os.PathLike[str],
         funnel: Sequence[str],
         ignore: Sequence[str],
-        timed: bool,
+        split: str,
         features: Mapping[str, Mapping[str, str]],
     ):
         self.directory = Path(os.path.abspath(directory))
@@ -71,17 +80,21 @@ class Target:
                 f"The folder of an import should be new or empty. Received: {directory}, which holds some; "
                 "name another one, or remove it."
             )
-        self.funnel, self.ignore, self.timed, self.features = funnel, ignore, timed, features
-        self._beside = self.directory.with_name(self.directory.name + ".tmp")
+        self.funnel, self.ignore, self.split, self.features = funnel, ignore, split, features
+        self.timed = split != "item_holdout"
         self._counts: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         columns = [(name, pa.string()) for name in ("user_id", "item_id", "behavior")]
-        self._schema = pa.schema(columns + ([("timestamp", _TIME)] if timed else []))
+        self._schema = pa.schema(columns + ([("timestamp", _TIME)] if self.timed else []))
         self._tables: dict[str, _FeatureTable] = {}
 
     def __enter__(self) -> "Target":
-        shutil.rmtree(self._beside, ignore_errors=True)
-        self._beside.mkdir(parents=True)
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        parent, name = self.directory.parent, self.directory.name
+        self._own = tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=parent)
+        # The folder that mkdtemp makes is closed to others, and would stay so when renamed.
+        self._beside = Path(self._own, "log")
+        self._beside.mkdir()
         self._events = _Parquet(self._beside / "events.parquet")
         return self
 
@@ -94,7 +107,7 @@ class Target:
             if kind is None:
                 self._finish()
         finally:
-            shutil.rmtree(self._beside, ignore_errors=True)
+            shutil.rmtree(self._own, ignore_errors=True)
 
     def events(
         self, user: pa.Array, item: pa.Array, behavior: pa.Array, time: np.ndarray | None = None
@@ -136,11 +149,6 @@ class Target:
                 f"The files should hold events of every behaviour of the funnel ({', '.join(self.funnel)}). "
                 f"Received: no event of {', '.join(absent)}."
             )
-        for side, table in self._tables.items():
-            one = side.removesuffix("s")
-            self.leave_out(
-                f"{one}s with several sets of features: all but their first row", len(table.several)
-            )
         with open(self._beside / "config.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(self._config(), file, sort_keys=False)
         self._beside.replace(self.directory)
@@ -149,6 +157,7 @@ class Target:
             events={name: self._counts[name] for name in (*self.funnel, *self.ignore)},
             left_out=dict(self._left_out),
             tables={side: len(table.seen) for side, table in self._tables.items()},
+            several={side: len(table.several) for side, table in self._tables.items() if table.several},
         )
 
     def _config(self) -> dict:
@@ -156,9 +165,8 @@ class Target:
         log |= {"timestamp": "timestamp"} if self.timed else {}
         log |= {"ignore": list(self.ignore)} if self.ignore else {}
         log |= {side: f"{side}.parquet" for side in self._tables}
-        split = {"kind": "time", "at": 0.9} if self.timed else {"kind": "item_holdout", "fraction": 0.1}
         features = {side[:-1]: dict(self.features[side]) for side in self._tables}
-        config = {"log": log, "funnel": list(self.funnel), "split": split}
+        config = {"log": log, "funnel": list(self.funnel), "split": dict(_SPLITS[self.split])}
         return config | ({"features": features} if features else {})
 
 
