@@ -4,6 +4,7 @@ from csmf_tf.serving.export import export as export
 from csmf_tf.serving.fusion import check_weights as check_weights
 from csmf_tf.serving.fusion import query_scale as query_scale
 from csmf_tf.serving.index import ExactIndex as ExactIndex
+from csmf_tf.serving.index import PortableIndex as PortableIndex
 from csmf_tf.serving.index import ScannIndex as ScannIndex
 from csmf_tf.serving.query import UnknownUserWarning as UnknownUserWarning
 from csmf_tf.serving.query import load as load

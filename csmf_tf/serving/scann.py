@@ -78,8 +78,9 @@ class ScannIndex(tf.Module):
         if leaves == 1 or n < max(leaves, _QUANTISED_FROM):
             builder = builder.score_brute_force()
         else:
-            # Not the anisotropic quantisation of ScaNN's guide: it supposes queries along the vectors. Measured at
-            # this `reorder`, weighted queries then find up to .05 less where lengths differ, .01 more where not.
+            # Not the anisotropic quantisation of ScaNN's guide, as it supposes queries along the vectors.
+            # Measured with it at this `reorder`: weighted queries find up to .05 less where lengths differ,
+            # .01 more where they do not.
             builder = builder.tree(leaves, leaves_to_search).score_ah(2).reorder(reorder)
             self.settings = {"leaves": leaves, "leaves_to_search": leaves_to_search, "reorder": reorder}
         trained = builder.build()
