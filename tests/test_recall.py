@@ -64,9 +64,7 @@ def write(directory, **options):
 
 
 def test_an_index_below_the_floor_is_not_exported(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"the portable index should be at least 0\.9 .* Received: 0"
-    ):
+    with pytest.raises(ValueError, match=r"the portable index should be at least 0\.9 .* Received: 0"):
         write(tmp_path)
     assert not list(tmp_path.iterdir())
 
