@@ -56,3 +56,14 @@ def test_taobao_leak_counts_what_leaks():
     rule = report["rules"]["counting"]
     assert rule["new"]["hit_rate@10"] == 0 < rule["all"]["hit_rate@10"] < rule["met"]["hit_rate@10"]
     assert rule["met"]["users"] + rule["new"]["users"] == rule["all"]["users"] == 15_449
+
+
+def test_retrieve_measures_all_indices_and_their_bars():
+    table, report = run("retrieve", "--quick", "--seed", "3")
+    for kind in ("exact", "portable", "scann", "raw scann"):
+        assert any(line.startswith(kind) for line in table)
+    # So few items are scanned whole.
+    assert report["portable_recall"] == 1
+    for ratio in ("scann_export_over_raw", "weighted_over_unweighted", "portable_speedup_over_exact"):
+        assert report[ratio] > 0
+    assert report["k_searches_over_fused"] > 1
