@@ -6,8 +6,9 @@ import numpy as np
 
 from csmf_tf.data import log_checks
 from csmf_tf.data.findings import Finding, Report, Value, count, share
+from csmf_tf.data.groups import flags
 from csmf_tf.data.log import EventLog
-from csmf_tf.data.log_checks import Pairs, flags
+from csmf_tf.data.log_checks import Pairs
 
 
 def check(

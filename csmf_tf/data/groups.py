@@ -65,3 +65,15 @@ def group(users: np.ndarray, items: np.ndarray, n_users: int) -> Groups:
     pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])]
     counts = np.bincount(pairs // width, minlength=n_users)
     return Groups(np.concatenate([[0], np.cumsum(counts)]), (pairs % width).astype(np.int32))
+
+
+def flags(codes: np.ndarray, size: int) -> np.ndarray:
+    """Marks codes: bool `[size]`, true at each of `codes`.
+
+    Example:
+    >>> flags(np.array([2, 0, 2]), size=4).tolist()
+    [True, False, True, False]
+    """
+    flagged = np.zeros(size, bool)
+    flagged[codes] = True
+    return flagged

@@ -5,20 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from csmf_tf.data.findings import Finding, Level, Value, count, share
+from csmf_tf.data.groups import flags
 from csmf_tf.data.log import EventLog
 
 _EARLIEST, _LATEST = (np.datetime64(date, "us").astype(np.int64) for date in ("1990", "2101"))
-
-
-def flags(codes: np.ndarray, size: int) -> np.ndarray:
-    """Bool `[size]`, true at the codes.
-
-    >>> flags(np.array([2, 0, 2]), 4).tolist()
-    [True, False, True, False]
-    """
-    flagged = np.zeros(size, bool)
-    flagged[codes] = True
-    return flagged
 
 
 class Pairs(NamedTuple):

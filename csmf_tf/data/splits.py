@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from csmf_tf.data.groups import flags
 from csmf_tf.data.log import EventLog
 
 Kind = Literal["time", "item_holdout", "leave_last"]
@@ -105,7 +106,7 @@ def split_log(
         held = np.zeros(len(rest), bool)
     train, validation = rest.take(~held), rest.take(held)
 
-    known_users, known_items = _flags(train.user, len(log.users)), _flags(train.item, len(log.items))
+    known_users, known_items = flags(train.user, len(log.users)), flags(train.item, len(log.items))
     known_user, known_item = known_users[test.user], known_items[test.item]
     known = known_user & known_item
     new, met, repeated = tell_apart(rest, test.take(known))
@@ -217,7 +218,7 @@ def _after_cut(log: EventLog, at: float) -> np.ndarray:
 def _drawn_items(
     pair: np.ndarray, pair_user: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
-    present = np.flatnonzero(_flags(pair, len(pair_user)))
+    present = np.flatnonzero(flags(pair, len(pair_user)))
     owner = pair_user[present]
     counts = np.bincount(owner, minlength=pair_user[-1] + 1)
     drawn = np.minimum(np.maximum(np.floor(fraction * counts + 0.5), 1), counts - 1)
@@ -233,34 +234,27 @@ def _last_items(log: EventLog, pair: np.ndarray, pair_user: np.ndarray) -> np.nd
     last = np.full(len(log.users), -1)
     # Of repeated indices numpy keeps the last assignment, here the latest event.
     last[log.user[by_time]] = pair[by_time]
-    counts = np.bincount(pair_user[_flags(pair, len(pair_user))], minlength=len(log.users))
+    counts = np.bincount(pair_user[flags(pair, len(pair_user))], minlength=len(log.users))
     return (pair == last[log.user]) & (counts[log.user] > 1)
 
 
 def _sampled_users(log: EventLog, share: float, rng: np.random.Generator) -> np.ndarray:
-    users = np.flatnonzero(_flags(log.user, len(log.users)))
-    return _flags(rng.permutation(users)[: int(np.ceil(share * len(users)))], len(log.users))
+    users = np.flatnonzero(flags(log.user, len(log.users)))
+    return flags(rng.permutation(users)[: int(np.ceil(share * len(users)))], len(log.users))
 
 
 def _predictable(log: EventLog, pair: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Narrows a held-out mask to users and items that stay known in training, and pairs not met there."""
-    known_users = _flags(log.user[~held], len(log.users))
-    known_items = _flags(log.item[~held], len(log.items))
+    known_users = flags(log.user[~held], len(log.users))
+    known_items = flags(log.item[~held], len(log.items))
     held = held & known_users[log.user] & known_items[log.item]
-    return held & ~_flags(pair[~held], pair.max() + 1)[pair]
+    return held & ~flags(pair[~held], pair.max() + 1)[pair]
 
 
 def _code_pairs(log: EventLog) -> tuple[np.ndarray, np.ndarray]:
     """Codes the distinct (user, item) pairs by user; returns each event's pair and each pair's user."""
     pairs, pair = np.unique(log.pairs, return_inverse=True)
     return pair, pairs // len(log.items)
-
-
-def _flags(codes: np.ndarray, size: int) -> np.ndarray:
-    """Returns a boolean `[size]` that is true at `codes`."""
-    flags = np.zeros(size, bool)
-    flags[codes] = True
-    return flags
 
 
 def _recode(log: EventLog, known_users: np.ndarray, known_items: np.ndarray) -> EventLog:
