@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from csmf_tf.run import Run as Run
     from csmf_tf.serving.export import export as export
     from csmf_tf.serving.query import query as query
+    from csmf_tf.serving.refresh import refresh as refresh
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ _MODULES = {
     "propagate_owners": "csmf_tf.masking",
     "query": "csmf_tf.serving.query",
     "read_log": "csmf_tf.data.log",
+    "refresh": "csmf_tf.serving.refresh",
     "simulate": "csmf_tf.data.simulator",
     "split_log": "csmf_tf.data.splits",
 }

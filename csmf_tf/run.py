@@ -8,7 +8,7 @@ coded, split log and the feature tables), `state.json` and `checkpoints/` (where
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from csmf_tf.model import CSMF
 from csmf_tf.schedule import Schedule
 from csmf_tf.serving.export import export
 from csmf_tf.serving.retriever import RESERVED
+from csmf_tf.serving.shards import export_shards
 from csmf_tf.towers.features import identifiers
 
 
@@ -260,23 +261,23 @@ class Run:
         k: int = 100,
         fusion: str = "log",
         min_recall: float = 0.9,
+        settings: Mapping[str, int] | None = None,
+        shards: int | None = None,
     ) -> str:
         """Writes the next version of a SavedModel with an index of all items; returns its path.
 
         It serves the finished objectives. Its inputs have the names of the features, with `_` in place of
-        what may not stand in an identifier. See `csmf_tf.serving.export` for its signatures, `fusion` and
-        `min_recall`, which is measured on users of the test part.
+        what may not stand in an identifier. See `csmf_tf.serving.export` for its signatures, `fusion`, the
+        index's `settings` and `min_recall`, which is measured on users of the test part. Given a number of
+        `shards`, it writes so many exports in `directory`, and returns that; see `csmf_tf.serving.shards`.
         """
         self._check_finished()
         model, done, users = self.model, self.model.frozen_stages, self.raw_users()
         names = identifiers(users, reserved=RESERVED)
         embed_user, user_signature = _served(model.user_embedder(), model.towers.user.features, names)
-        items = model.towers.item.features
         users = {names[name]: values for name, values in users.items()}
         tested = np.unique(self.prepared.split.test.user)
-        item_names = identifiers([f.name for f in items], reserved=RESERVED)
-        embed_item, item_signature = _served(model.item_embedder(), items, item_names)
-        return export(
+        arguments = (
             embed_user,
             user_signature,
             model.catalogue_ids,
@@ -284,16 +285,30 @@ class Run:
             np.where(model.owner <= done, model.owner, 0),
             model.funnel[:done],
             directory,
-            index=index,
-            k=k,
-            users=users,
-            user_id=names[self.config.log.user],
+        )
+        options: dict[str, Any] = {
+            "index": index,
+            "k": k,
+            "users": users,
+            "user_id": names[self.config.log.user],
+            "fusion": fusion,
+            "probe": {name: values[tested] for name, values in users.items()},
+            "min_recall": min_recall,
+            "settings": settings,
+        }
+        if shards is not None:
+            export_shards(*arguments, shards=shards, **options)
+            return os.fspath(directory)
+        items = model.towers.item.features
+        item_names = identifiers([f.name for f in items], reserved=RESERVED)
+        embed_item, item_signature = _served(model.item_embedder(), items, item_names)
+        return export(
+            *arguments,
             embed_item=embed_item,
             item_signature=item_signature,
             item_id=item_names[self.config.log.item],
-            fusion=fusion,
-            probe={name: values[tested] for name, values in users.items()},
-            min_recall=min_recall,
+            item_features={f.name: {"input": item_names[f.name], "kind": f.kind} for f in items},
+            **options,
         )
 
     def raw_users(self) -> dict[str, np.ndarray]:

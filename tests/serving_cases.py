@@ -19,10 +19,10 @@ ITEM_SIGNATURE = {"user": tf.TensorSpec([None], tf.float32), "tags": tf.TensorSp
 # All partitions are searched, so that the approximate indices find everything.
 WHOLE = {
     "exact": {},
-    "portable": {"cells": 8, "probes": 8},
+    "portable": {"cells": 8, "candidates": N},
     "scann": {"leaves": 8, "leaves_to_search": 8, "reorder": N},
 }
-STARVED = {"portable": {"cells": 40, "probes": 1}, "scann": {"leaves": 40, "leaves_to_search": 1}}
+STARVED = {"portable": {"cells": 40, "candidates": 1}, "scann": {"leaves": 40, "leaves_to_search": 1}}
 
 
 def embed_item(features):

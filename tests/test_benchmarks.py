@@ -58,8 +58,9 @@ def test_taobao_leak_counts_what_leaks():
     assert rule["met"]["users"] + rule["new"]["users"] == rule["all"]["users"] == 15_449
 
 
-def test_retrieve_measures_all_indices_and_their_bars():
-    table, report = run("retrieve", "--quick", "--seed", "3")
+def test_retrieve_measures_all_indices_and_their_bars(tmp_path):
+    figure = tmp_path / "frontier.png"
+    table, report = run("retrieve", "--quick", "--seed", "3", "--figure", str(figure))
     for kind in ("exact", "portable", "scann", "raw scann"):
         assert any(line.startswith(kind) for line in table)
     # So few items are scanned whole.
@@ -67,3 +68,21 @@ def test_retrieve_measures_all_indices_and_their_bars():
     for ratio in ("scann_export_over_raw", "weighted_over_unweighted", "portable_speedup_over_exact"):
         assert report[ratio] > 0
     assert report["k_searches_over_fused"] > 1
+    # More effort finds more, up to everything.
+    for curve in report["by_items"]["3000"]["frontier"].values():
+        recalls = [point["recall"] for point in curve]
+        assert recalls[-1] > recalls[0]
+        assert recalls[-1] > 0.9
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_refresh_measures_every_index_beside_a_full_export():
+    table, report = run("refresh", "--quick", "--seed", "3")
+    kinds = ["exact", "portable", "scann"]
+    assert [line.split()[0] for line in table[-3:]] == kinds
+    for ratio in ("refresh_over_export_speedup", "refresh_over_export_call_speedup"):
+        assert list(report[ratio]) == kinds
+        assert min(report[ratio].values()) > 0
+    # So few items are scanned whole.
+    assert all(found["recall_refresh"] == 1 for found in report["results"].values())
+    assert report["setting"]["seed"] == 3

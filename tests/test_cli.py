@@ -131,6 +131,47 @@ def test_export_writes_one_version_after_the_other(work, tmp_path):
     assert all(0 < row["score"] < 3 for row in json.loads(out))
 
 
+def test_settings_of_the_index_are_options(work, tmp_path):
+    folder, _ = work
+    command = ["export", folder / "run", "--out", tmp_path / "export", "--index", "portable"]
+    code, _, err = csmf(*command, "--set", "cells=6", "--set", "candidates=80", "--min-recall", 0)
+    assert (code, err) == (0, "")
+    card = json.loads((tmp_path / "export" / "1" / "assets.extra" / "csmf.json").read_text())
+    assert card["settings"] == {"cells": 6, "candidates": 80}
+    for setting, message in [
+        ("cells", "`--set` should look like candidates=32000. Received: 'cells'"),
+        ("cells=x", "`--set` should look like candidates=32000. Received: 'cells=x'"),
+        ("leaves=3", "Settings of the portable index should be of ['cells', 'candidates']"),
+    ]:
+        code, out, err = csmf(*command, "--set", setting)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
+def test_command_exports_shards_and_asks_them_all(work, tmp_path):
+    folder, _ = work
+    code, out, err = csmf(
+        "export", folder / "run", "--out", tmp_path / "shop", "--index", "exact", "--shards", 4
+    )
+    assert (code, out, err) == (0, f"wrote 4 shards to {tmp_path / 'shop'}\n", "")
+    asked = ["--user", "u17", "--weights", "view=1,buy=2", "-k", 20, "--json"]
+    answers = [csmf("query", path, *asked) for path in (tmp_path / "shop", folder / "export")]
+    assert [(code, err) for code, _, err in answers] == [(0, "")] * 2
+    found, expected = (json.loads(out) for _, out, _ in answers)
+    assert [row["item"] for row in found] == [row["item"] for row in expected]
+    assert [row["score"] for row in found] == pytest.approx([row["score"] for row in expected], rel=1e-5)
+    for arguments, message in [
+        (["--shards", 3], "`shards` should be as many as `directory` holds. Received: shards=3"),
+        (["--shards", 0], "`shards` should be a positive integer. Received: shards=0"),
+        (["--shards", 4, "--fusion", "linear"], 'Shards should have `fusion="log"`'),
+    ]:
+        code, out, err = csmf(
+            "export", folder / "run", "--out", tmp_path / "shop", "--index", "exact", *arguments
+        )
+        assert (code, out) == (2, "")
+        assert message in err
+
+
 def test_query_ranks_items_under_the_weights(work):
     folder, _ = work
 
@@ -272,7 +313,8 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["simulate", "import", "check", "fit", "evaluate", "compare", "export", "query", "demo"]
+    "name",
+    ["simulate", "import", "check", "fit", "evaluate", "compare", "export", "query", "refresh", "demo"],
 )
 def test_help_shows_an_example_that_parses(name):
     code, out, _ = csmf(name, "--help")

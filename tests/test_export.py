@@ -124,6 +124,7 @@ def test_signature_shapes_are_told_to_clients(exported):
     found = {"ids": (tf.string, (None, 40)), "scores": (tf.float32, (None, 40))}
     embedding = {"embedding": (tf.float32, (None, 8))}
     scores = dict.fromkeys(["log_scores", "probabilities"], (tf.float32, (None, None, 3)))
+    scores["log_partitions"] = (tf.float32, (None, 3))
     told = {
         "serving_default": ({"user_id"}, found),
         "retrieve": ({"user_id", "weights"}, found),
@@ -150,13 +151,16 @@ def test_card_says_what_the_export_is(exported):
     assert isinstance(card.pop("settings"), dict)
     assert card.pop("recall") == {}
     assert card == {
-        "format": 2,
+        "format": 3,
         "objectives": OBJECTIVES,
         "weights": [2.0, 1.0, 0.5],
         "k": 40,
         "user_id": "user_id",
         "fusion": "log",
         "item_id": "item_id",
+        "item_features": {"item_id": {"input": "item_id", "kind": "id"}},
+        "min_recall": 0.9,
+        "shard": None,
     }
 
 
@@ -164,7 +168,7 @@ def test_export_of_another_format_is_refused(exported, tmp_path):
     shutil.copytree(exported / "1", tmp_path / "1")
     file = tmp_path / "1" / "assets.extra" / "csmf.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 1}))
-    with pytest.raises(ValueError, match=r"should be of format 2\. Received: format 1; export it again"):
+    with pytest.raises(ValueError, match=r"should be of format 3\. Received: format 1; export it again"):
         query(tmp_path, "u1")
 
 
@@ -465,6 +469,11 @@ def test_query_without_users_answers_any_id(tmp_path, embed_user):
             {"index": "faiss"},
             r"`index` should be one of \['exact', 'portable', 'scann'\]. Received: index='faiss'",
         ),
+        (
+            {"index": "portable", "settings": {"probes": 3}},
+            r"Settings of the portable index should be of \['cells', 'candidates'\]. Received: \['probes'\]",
+        ),
+        ({"settings": {"cells": 3}}, r"The exact index should have no settings. Received: \['cells'\]"),
         ({"fusion": "max"}, r"`fusion` should be one of \['linear', 'log'\]. Received: fusion='max'"),
         ({"settings": {"leaves": 0}, "index": "scann"}, "`leaves` should be a positive integer"),
         ({"k": 0}, "`k` should be a positive integer"),

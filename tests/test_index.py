@@ -15,12 +15,12 @@ def tree(vectors, k):
 
 def cells(vectors, k):
     """The portable index with cells, also for few vectors; all of them are searched."""
-    return PortableIndex(vectors, k, cells=8, probes=8)
+    return PortableIndex(vectors, k, cells=8, candidates=len(vectors))
 
 
 def arranged(vectors, k):
     """The same, as an export has it, on a catalogue that lies by cell already."""
-    index = PortableIndex(vectors, k, cells=8, probes=8)
+    index = PortableIndex(vectors, k, cells=8, candidates=len(vectors))
     rows = index.arrange()
     search = index.search
 
@@ -185,7 +185,7 @@ def test_k_is_checked(make, k):
     ("make", "name"),
     [
         (PortableIndex, "cells"),
-        (PortableIndex, "probes"),
+        (PortableIndex, "candidates"),
         (ScannIndex, "leaves"),
         (ScannIndex, "leaves_to_search"),
         (ScannIndex, "reorder"),

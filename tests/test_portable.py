@@ -59,7 +59,7 @@ def test_training_yields_finite_centroids(kind):
     centroids = cells.train(vectors, 16)
     assert centroids.shape == (16, 3)
     assert np.isfinite(centroids).all()
-    index = PortableIndex(vectors, 3, cells=16, probes=1)
+    index = PortableIndex(vectors, 3, cells=16, candidates=1)
     assert (search(index, vectors[[0, 50]])[0][:, 0] >= 0).all()
 
 
@@ -71,18 +71,18 @@ def test_same_vectors_make_the_same_index():
 
 
 def test_default_settings_follow_the_catalogue():
-    assert PortableIndex(clustered(49_999, 2, 1)[0], 10).settings == {"cells": 1, "probes": 1}
+    assert PortableIndex(clustered(49_999, 2, 1)[0], 10).settings == {"cells": 1, "candidates": 3584}
     large = clustered(50_000, 2, 1)[0]
-    assert PortableIndex(large, 10).settings == {"cells": 894, "probes": 128}
-    assert PortableIndex(large, 1000).settings == {"cells": 894, "probes": 287}
-    assert PortableIndex(large[:9], 10, cells=40, probes=50).settings == {"cells": 9, "probes": 9}
+    assert PortableIndex(large, 10).settings == {"cells": 894, "candidates": 3584}
+    assert PortableIndex(large, 1000).settings == {"cells": 894, "candidates": 16_000}
+    assert PortableIndex(large[:9], 10, cells=40, candidates=50).settings == {"cells": 9, "candidates": 50}
 
 
 @pytest.mark.parametrize("norms", [0.0, 0.3], ids=["alike", "popular"])
 def test_recall_of_the_defaults_under_weighted_queries(norms):
     items, queries = clustered(60_000, 32, 64, centres=200, norms=norms)
     index = PortableIndex(items, 50)
-    assert index.settings["probes"] < index.settings["cells"] / 4
+    assert index.settings["candidates"] < 60_000 / 10
     found = tf.function(lambda queries: index.search(queries))
     for scale in ((1, 1), (1, 0), (0, 1), (3, 1), (1, 3)):
         weighted = queries * np.repeat(np.array(scale, np.float32), 16)
@@ -92,15 +92,15 @@ def test_recall_of_the_defaults_under_weighted_queries(norms):
 def test_wide_cell_whose_best_vector_beats_a_better_centroid_is_searched():
     narrow = np.tile([[10.0, 0.0]], (20, 1))
     wide = np.tile([[5.0, 100.0], [13.0, 100.0]], (10, 1))
-    index = PortableIndex(np.concatenate([narrow, wide]), 1, cells=2, probes=1)
+    index = PortableIndex(np.concatenate([narrow, wide]), 1, cells=2, candidates=1)
     np.testing.assert_allclose(np.sort(index.centroids.numpy()[:, 0]), [9.0, 10.0])
     assert search(index, np.array([[1.0, 0.0]]))[1].tolist() == [[13.0]]
 
 
-def test_more_results_are_searched_for_in_more_cells():
+def test_more_results_are_searched_for_among_more_vectors():
     items, queries = clustered(4000, 16, 20)
-    assert (search(PortableIndex(items, 800, cells=100, probes=3), queries)[0] == -1).any()
-    index = PortableIndex(items, 10, cells=100, probes=3)
+    assert (search(PortableIndex(items, 800, cells=100, candidates=100), queries)[0] == -1).any()
+    index = PortableIndex(items, 10, cells=100, candidates=100)
     for k in (800, tf.constant(800)):
         found, _ = search(index, queries, k)
         assert recall(items, queries, found, 800) == 1.0
@@ -109,7 +109,7 @@ def test_more_results_are_searched_for_in_more_cells():
 @pytest.mark.parametrize("rearranged", [False, True])
 def test_fewer_found_than_asked_for_is_padded(rearranged):
     items, queries = clustered(400, 8, 20)
-    index = PortableIndex(items, 100, cells=40, probes=1)
+    index = PortableIndex(items, 100, cells=40, candidates=1)
     if rearranged:
         index.arrange()
     found = (search(index, queries)[0] >= 0).sum(axis=1)
@@ -119,7 +119,7 @@ def test_fewer_found_than_asked_for_is_padded(rearranged):
 
 def test_arranged_vectors_lie_by_cell_and_are_found_as_before():
     items, queries = clustered(3000, 16, 20)
-    index = PortableIndex(items, 10, cells=60, probes=9)
+    index = PortableIndex(items, 10, cells=60, candidates=450)
     before, scores = search(index, queries)
     order = index.arrange()
     np.testing.assert_array_equal(index.vectors.numpy(), items[order])
@@ -134,7 +134,7 @@ def test_arranged_vectors_lie_by_cell_and_are_found_as_before():
 @pytest.mark.parametrize("change", ["fewer", "more", "one"])
 def test_other_items_are_found_without_new_centroids_or_graph(change):
     items, queries = clustered(3000, 16, 20)
-    index = PortableIndex(items, 10, cells=60, probes=60)
+    index = PortableIndex(items, 10, cells=60, candidates=6000)
     graph = tf.function(lambda queries: index.search(queries)).get_concrete_function(
         tf.TensorSpec([None, 16], tf.float32)
     )
@@ -152,7 +152,7 @@ def test_other_items_are_found_without_new_centroids_or_graph(change):
 def test_saved_model_needs_nothing_but_tensorflow(tmp_path, rearranged):
     items, queries = clustered(2000, 8, 6)
     queries[4] = np.nan
-    index = PortableIndex(items, 12, cells=30, probes=4)
+    index = PortableIndex(items, 12, cells=30, candidates=200)
     if rearranged:
         index.arrange()
     expected, _ = search(index, queries)
@@ -171,3 +171,25 @@ def test_saved_model_needs_nothing_but_tensorflow(tmp_path, rearranged):
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1]) == expected.tolist()
+
+
+def test_whole_cells_are_scored_until_there_are_enough_vectors():
+    # Cells at 1, 2, ..., 8 of one, two, ..., eight vectors; the query meets them from 8 downwards.
+    items = np.repeat(np.arange(1.0, 9.0)[:, None], np.arange(1, 9), axis=0)
+    for candidates, scored in ((1, 8), (8, 8), (9, 15), (15, 15), (16, 21), (36, 36)):
+        index = PortableIndex(items, 36, cells=8, candidates=candidates)
+        index.centroids.assign(np.arange(1.0, 9.0)[:, None])
+        index.order.assign(np.arange(36))
+        index.offsets.assign(np.cumsum(np.arange(9)))
+        index.spreads.assign(np.zeros(8))
+        found, _ = search(index, np.array([[1.0]]), None)
+        assert (found >= 0).sum() == scored
+
+
+@pytest.mark.parametrize("k", [3, tf.constant(3)])
+def test_empty_batch(k):
+    items, _ = clustered(300, 8, 1)
+    index = PortableIndex(items, 5, cells=9)
+    for search_ in (index.search, tf.function(index.search)):
+        indices, scores = search_(tf.zeros([0, 8]), k)
+        assert indices.shape == scores.shape == (0, 3)

@@ -20,13 +20,13 @@ USERS = RNG.standard_normal((40, 8)).astype(np.float32)
 def true_share(index, label, k):
     """Recall by sorting in numpy."""
     queries = USERS * query_scale(OWNER, weightings(OBJECTIVES)[label]).numpy()
-    found = index.search(queries, k)[0].numpy()
+    found = index.search(queries)[0].numpy()
     best = np.argsort(-(queries @ ITEMS.T), axis=1)[:, :k]
     return np.mean([len(set(a) & set(b)) / k for a, b in zip(found.tolist(), best.tolist(), strict=True)])
 
 
 def test_every_weighting_is_measured():
-    index = INDICES["portable"](ITEMS, 20, cells=50, probes=5)
+    index = INDICES["portable"](ITEMS, 20, cells=50, candidates=200)
     recalls = measure_recall(index, USERS, OWNER, OBJECTIVES, 20)
     assert list(recalls) == ["equal", "view", "buy", "3 view", "3 buy"]
     assert 0.1 < min(recalls.values()) < 0.99
@@ -57,7 +57,7 @@ def write(directory, **options):
         directory,
         index="portable",
         k=20,
-        settings={"cells": 50, "probes": 5},
+        settings={"cells": 50, "candidates": 200},
         probe={"vector": USERS},
         **options,
     )

@@ -11,11 +11,13 @@ from serving_cases import (
     WHOLE,
     D,
     K,
+    N,
     asked,
     check_ranking,
     fused,
     log_probabilities,
     mixed,
+    scores_of,
     write,
 )
 
@@ -143,7 +145,10 @@ def test_score_is_the_softmax_of_the_whole_catalogue(model):
     np.testing.assert_allclose(everything["log_scores"], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(everything["probabilities"], np.exp(expected), rtol=1e-4)
     np.testing.assert_allclose(everything["probabilities"].sum(axis=1), 1.0, rtol=1e-5)
+    sums = scores_of(USERS).max(axis=1) - log_probabilities(USERS).max(axis=1)
+    np.testing.assert_allclose(everything["log_partitions"], sums, rtol=1e-5)
     some = asked(model, "score", user=USERS, item_ids=[["möbel 7", "", "stranger", "möbel 7"]])
+    np.testing.assert_array_equal(some["log_partitions"], everything["log_partitions"])
     np.testing.assert_allclose(some["log_scores"][:, [0, 3]], expected[:, [7, 7]], rtol=1e-5, atol=1e-5)
     assert (some["log_scores"][:, 1:3] == -np.inf).all()
     assert (some["probabilities"][:, 1:3] == 0.0).all()
@@ -184,6 +189,7 @@ def test_unusable_user_has_no_results_and_leaves_the_others_alone(model, linear,
     scored = asked(model, "score", user=users, item_ids=[ITEMS[:4]])
     assert (scored["log_scores"][1] == -np.inf).all()
     assert (scored["probabilities"][1] == 0.0).all()
+    np.testing.assert_allclose(scored["log_partitions"][1], np.log(N), rtol=1e-6)
     np.testing.assert_allclose(scored["log_scores"][[0, 2]], log_probabilities(USERS)[[0, 2], :4], atol=1e-5)
 
 

@@ -39,6 +39,20 @@ def test_version_taken_meanwhile_is_left_alone(tmp_path):
     assert os.listdir(tmp_path / "2") == ["mine"]
 
 
+def test_given_version_is_taken_or_an_error(tmp_path):
+    assert publish(tmp_path, lambda draft: None, version=4) == str(tmp_path / "4")
+    for version in (3, 4):
+        with pytest.raises(FileExistsError, match=f"Received: version={version}, where 4 is there by now"):
+            publish(tmp_path, lambda draft: None, version)
+
+    def write_late(draft):
+        (tmp_path / "5").mkdir()
+
+    with pytest.raises(FileExistsError, match="Received: version=5, where 5 is there by now; run it again"):
+        publish(tmp_path, write_late, version=5)
+    assert sorted(os.listdir(tmp_path)) == ["4", "5"]
+
+
 def test_other_names_are_no_versions(tmp_path):
     for name in ("007x", "latest", "²"):
         (tmp_path / name).mkdir()

@@ -28,7 +28,7 @@ K = 20
 # Real partitions in a small catalogue.
 SETTINGS = {
     "exact": {},
-    "portable": {"cells": 70, "probes": 12},
+    "portable": {"cells": 70, "candidates": 300},
     "scann": {"leaves": 70, "leaves_to_search": 12},
 }
 

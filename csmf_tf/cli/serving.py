@@ -26,23 +26,54 @@ def register(command):
         help="least share of the true results that the index has to find under all weightings (default 0.9); "
         "0 exports all the same",
     )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="a setting of the index, e.g. candidates=32000 of portable or leaves_to_search=400 of scann",
+    )
+    sub.add_argument(
+        "--shards", type=int, metavar="N", help="write N exports of a part of the items each: shard-0, ..."
+    )
 
     sub = command(
         "query", _query, "ask an export for a user's items", "DIR --user u17 --weights view=1,buy=3"
     )
-    sub.add_argument("directory", metavar="DIR", help="folder of an export")
+    sub.add_argument("directory", metavar="DIR", help="folder of an export, or of its shards")
     sub.add_argument("--user", required=True, metavar="ID", help="the user")
     sub.add_argument("--weights", metavar="NAME=W,...", help="fusion weights; default equal")
     sub.add_argument("-k", type=int, default=10, help="number of items (default 10)")
+    sub.add_argument("--json", action="store_true", help="answer as JSON")
+
+    sub = command(
+        "refresh",
+        _refresh,
+        "add, change and remove items of an export without training",
+        "build/export --items items.csv",
+    )
+    sub.add_argument("directory", metavar="DIR", help="folder of an export; its last version is refreshed")
+    sub.add_argument(
+        "--items",
+        required=True,
+        metavar="FILE",
+        help="CSV or Parquet file of the items that are new or changed, with their features; "
+        "those with 1 in the column `remove` go",
+    )
+    sub.add_argument(
+        "--min-recall", type=float, help="least recall under all weightings; default that of the export"
+    )
     sub.add_argument("--json", action="store_true", help="answer as JSON")
 
 
 def _export(args):
     from csmf_tf.run import Run
 
+    settings = dict(map(_parse_setting, args.set))
     run = Run(args.directory).restore()
     options = {"index": args.index, "k": args.k, "fusion": args.fusion, "min_recall": args.min_recall}
-    print(f"wrote {run.export(args.out, **options)}")
+    path = run.export(args.out, **options, settings=settings, shards=args.shards)
+    print(f"wrote {path}" if args.shards is None else f"wrote {args.shards} shards to {path}")
 
 
 def _query(args):
@@ -60,6 +91,29 @@ def _query(args):
     else:
         for rank, (item, score) in enumerate(answer, start=1):
             print(f"{rank:>4}  {score:>10.4f}  {item}")
+
+
+def _refresh(args):
+    from csmf_tf.serving.refresh import refresh
+
+    done = refresh(args.directory, args.items, min_recall=args.min_recall)
+    if done.unknown:
+        print(
+            f"csmf-tf: note: {done.unknown:,} of the items to remove are not in the export", file=sys.stderr
+        )
+    if args.json:
+        print(json.dumps(done._asdict()))
+    else:
+        counts = f"{done.added:,} added, {done.changed:,} changed, {done.removed:,} removed"
+        print(f"wrote {done.path}: {counts}; {done.items:,} items")
+
+
+def _parse_setting(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), int(value)
+    except ValueError:
+        raise ValueError(f"`--set` should look like candidates=32000. Received: {text!r}") from None
 
 
 def _parse_weights(text: str) -> dict[str, float]:

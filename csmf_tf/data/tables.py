@@ -12,7 +12,9 @@ from csmf_tf.data.stream import Chunk, objects, stream
 FEATURE_KINDS = ("categorical", "multi", "numeric")
 
 
-def read_table(path: str | os.PathLike, id_column: str, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
+def read_table(
+    path: str | os.PathLike, id_column: str, columns: Mapping[str, str], rows: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Reads a table of user or item features, one row an id.
 
     Args:
@@ -20,6 +22,7 @@ def read_table(path: str | os.PathLike, id_column: str, columns: Mapping[str, st
         id_column: the column of ids.
         columns: the kind of each feature column: `"categorical"` (a string), `"numeric"` (a number) or
             `"multi"` (any number of strings: a list in Parquet, `a|b|c` in CSV).
+        rows: bool, which rows of the file to read; default all.
 
     Returns:
         A dict of arrays of one length: `id_column` and the categorical columns as object arrays of `str`
@@ -42,6 +45,8 @@ def read_table(path: str | os.PathLike, id_column: str, columns: Mapping[str, st
     ids: list[str] = []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     for chunk in stream(path, [id_column, *columns]):
+        if rows is not None:
+            chunk = chunk.take(np.flatnonzero(rows[chunk.rows - 1]))
         ids += chunk.ids(id_column).to_pylist()
         for name, kind in columns.items():
             parts[name].append(_READERS[kind](chunk, name))

@@ -1,4 +1,4 @@
-"""Serving: fusion of the objectives at request time, indices, export to SavedModel and queries to it."""
+"""Serving: fusion of the objectives at request time, indices, export to SavedModel, refresh and queries."""
 
 from csmf_tf.serving.export import export as export
 from csmf_tf.serving.fusion import check_weights as check_weights
@@ -9,5 +9,7 @@ from csmf_tf.serving.index import ScannIndex as ScannIndex
 from csmf_tf.serving.query import UnknownUserWarning as UnknownUserWarning
 from csmf_tf.serving.query import load as load
 from csmf_tf.serving.query import query as query
+from csmf_tf.serving.refresh import refresh as refresh
+from csmf_tf.serving.refresh import replace_items as replace_items
 from csmf_tf.serving.retriever import Retriever as Retriever
 from csmf_tf.serving.versions import latest_version as latest_version

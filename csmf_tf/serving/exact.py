@@ -59,6 +59,11 @@ class ExactIndex(tf.Module):
         self.settings: dict[str, int] = {}
         self.vectors = tf.Variable(vectors, trainable=False, name="vectors", shape=[None, vectors.shape[1]])
 
+    @property
+    def state(self) -> dict[str, tf.Variable]:
+        """The variables by name."""
+        return {"vectors": self.vectors}
+
     def search(self, queries, k=None):
         """Returns the `k` vectors of the highest inner product with each query; of equal scores the first.
 

@@ -1,24 +1,24 @@
 """Export: one SavedModel with raw features and fusion weights in, item ids and scores out."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from csmf_tf._keras import tf
+from csmf_tf.serving.card import FORMAT, write_card
 from csmf_tf.serving.checks import checked_item_ids, checked_objectives, checked_owner, checked_signature
 from csmf_tf.serving.fusion import FUSIONS, check_weights
-from csmf_tf.serving.index import INDICES, positive
+from csmf_tf.serving.index import INDICES, checked_settings, positive
+from csmf_tf.serving.items import item_columns
+from csmf_tf.serving.probe import make_probe, write_probe
 from csmf_tf.serving.recall import check_recall, measure_recall
 from csmf_tf.serving.retriever import Retriever
 from csmf_tf.serving.server_files import SCANN_IMAGE, STOCK_IMAGE, served_name, write_server_files
 from csmf_tf.serving.users import user_batch, write_users
-from csmf_tf.serving.versions import publish
+from csmf_tf.serving.versions import LAYOUT, publish
 from csmf_tf.serving.warmup import signature_inputs, write_warmup
-
-FORMAT = 2
-"""Version of the layout of `assets.extra`; `query` reads only its own."""
 
 PROBE_USERS = 256
 """So many users tell the recall of an index (own choice)."""
@@ -45,6 +45,9 @@ def export(
     settings: Mapping[str, int] | None = None,
     probe: Mapping | None = None,
     min_recall: float = 0.9,
+    version: int | None = None,
+    shard: Mapping[str, Any] | None = None,
+    item_features: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
     """Writes the next version of a SavedModel that retrieves items; it needs no csmf_tf to run.
 
@@ -58,7 +61,7 @@ def export(
     | `retrieve_among` | and `weights`, `among` string [B, A] | the same, of these items only |
     | `embed_user` | user features | `embedding` float32 [B, D] |
     | `embed_item` | item features | `embedding` float32 [B, D] |
-    | `score` | user features, `item_ids` string [B, A] | `log_scores`, `probabilities` float32 [B, A, K] |
+    | `score` | and `item_ids` [B, A] | `log_scores`, `probabilities` [B, A, K], `log_partitions` [B, K] |
 
     `Retriever` has what they compute. Indices of kind "exact" and "portable" run in stock TensorFlow; "scann"
     needs scann's ops: `import scann` before `tf.saved_model.load`. The version appears whole or not at all.
@@ -91,6 +94,12 @@ def export(
             is measured under several weightings, see `measure_recall`; default `users`, of which 256 are
             drawn. The recalls stand in `assets.extra/csmf.json`.
         min_recall: least recall under any weighting; 0 exports all the same.
+        version: the number to take, above those that are there; the files of TF Serving are then left to the
+            caller. Default the next.
+        shard: of `export_shards`, what the card says of the shard.
+        item_features: the columns of the item tables that `refresh` will read: name of a column to its
+            `input`, a key of `item_signature`, and its `kind`, "id", "categorical", "multi" or "numeric". By
+            default columns are named as the inputs.
 
     Returns:
         The path of the version.
@@ -98,6 +107,7 @@ def export(
     Raises:
         ValueError: when arguments do not fit each other or their descriptions, or the index finds less than
             `min_recall`.
+        FileExistsError: when `version` is not above those that are there.
         ImportError: when `index` is "scann" and scann is not installed.
 
     Example:
@@ -135,8 +145,14 @@ def export(
         raise ValueError(f"`index` should be one of {sorted(INDICES)}. Received: index={index!r}")
     if fusion not in FUSIONS:
         raise ValueError(f"`fusion` should be one of {sorted(FUSIONS)}. Received: fusion={fusion!r}")
+    if shard is None and os.path.exists(os.path.join(directory, LAYOUT)):
+        raise ValueError(
+            f"`directory` should hold no shards, which a query would ask instead. Received: {LAYOUT} in "
+            f"{os.fspath(directory)}; export to another folder"
+        )
     k = positive("k", k)
-    made = INDICES[index](item_vectors, k, **(settings or {}))
+    item_id = item_id or next(iter(item_signature or {}), None)
+    made = INDICES[index](item_vectors, k, **checked_settings(index, settings or {}))
     if index == "portable":
         item_ids = [item_ids[row] for row in made.arrange()]
     retriever = Retriever(embed_user, made, item_ids, owner, weights, fusion=fusion, embed_item=embed_item)
@@ -149,8 +165,11 @@ def export(
         "settings": made.settings,
         "user_id": user_id or next(iter(users or user_signature)),
         "fusion": fusion,
-        "item_id": item_id or next(iter(item_signature or {}), None),
+        "item_id": item_id,
+        "item_features": item_features or item_columns(item_signature or {}, item_id),
         "recall": {},
+        "min_recall": min_recall,
+        "shard": dict(shard) if shard else None,
     }
     probe = users if probe is None else probe
     if probe is not None and index != "exact":
@@ -163,17 +182,18 @@ def export(
 
     def write(draft):
         _save(retriever, retriever.signatures(user_signature, item_signature), draft)
-        extra = os.path.join(draft, "assets.extra")
-        os.makedirs(extra)
-        with open(os.path.join(extra, "csmf.json"), "w", encoding="utf-8") as file:
-            json.dump(card, file, indent=1)
+        write_card(draft, card)
+        if card["recall"]:
+            write_probe(draft, make_probe(made, vectors, owner, objectives, k))
         if users is not None:
-            write_users(os.path.join(extra, "users.parquet"), users, card["user_id"], user_signature)
+            file = os.path.join(draft, "assets.extra", "users.parquet")
+            write_users(file, users, card["user_id"], user_signature)
         write_warmup(draft, _examples(draft, users, user_signature, weights, item_ids), name)
 
     name = served_name(directory)
-    path = publish(directory, write)
-    write_server_files(directory, name, SCANN_IMAGE if index == "scann" else STOCK_IMAGE)
+    path = publish(directory, write, version)
+    if version is None:
+        write_server_files(directory, name, SCANN_IMAGE if index == "scann" else STOCK_IMAGE)
     return path
 
 
@@ -194,7 +214,12 @@ def _examples(
 def _save(retriever: Retriever, signatures: Mapping, path: str) -> None:
     # Only what the signatures read is saved: no other weights, nor what Keras traces of each layer.
     root = tf.Module()
-    root.state = list({v.ref(): v for f in signatures.values() for v in f.variables}.values())
+    read = {v.ref(): v for f in signatures.values() for v in f.variables}
+    catalogue = {name: v for name, v in retriever.catalogue.items() if v.ref() in read}
+    # Keys of the checkpoint that a refresh finds the items by.
+    root.catalogue = catalogue
+    items = {v.ref() for v in catalogue.values()}
+    root.state = [v for ref, v in read.items() if ref not in items]
     root.resources = [
         part
         for part in tf.train.TrackableView(retriever).descendants()

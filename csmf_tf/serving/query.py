@@ -1,17 +1,18 @@
 """Queries to an export, by user id."""
 
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from csmf_tf._keras import tf
-from csmf_tf.serving.export import FORMAT
+from csmf_tf.serving.card import read_card
 from csmf_tf.serving.fusion import check_weights
 from csmf_tf.serving.index import positive, scann_ops
+from csmf_tf.serving.shards import common_version, merge_retrieved, shard_folders
 from csmf_tf.serving.users import user_features
 from csmf_tf.serving.versions import latest_version
+from csmf_tf.serving.warmup import signature_inputs
 
 
 class UnknownUserWarning(UserWarning):
@@ -22,7 +23,7 @@ def load(directory: str | os.PathLike, version: int | None = None) -> Any:
     """Loads an export's SavedModel, and scann's ops with it where it needs them.
 
     Args:
-        directory: as given to `export`.
+        directory: as given to `export`; of a shard, its folder.
         version: default the latest.
 
     Returns:
@@ -33,7 +34,7 @@ def load(directory: str | os.PathLike, version: int | None = None) -> Any:
         ImportError: when the index needs scann and it is not installed.
     """
     path = _version_path(directory, latest_version(directory) if version is None else version)
-    if _read_card(path)["index"] == "scann":
+    if read_card(path)["index"] == "scann":
         scann_ops()
     return tf.saved_model.load(path)
 
@@ -44,10 +45,10 @@ def query(
     weights: Mapping[str, float] | Sequence[float] | None = None,
     k: int = 10,
 ) -> list[tuple[str, float]]:
-    """Returns the best items of one user from the latest version of an export.
+    """Returns the best items of one user from the latest version of an export, or of all its shards.
 
     Args:
-        directory: as given to `export`.
+        directory: as given to `export` or `export_shards`. Shards are loaded one at a time.
         user: the user's id.
         weights: fusion weights, see `check_weights`; default those of the export.
         k: number of items.
@@ -56,7 +57,7 @@ def query(
         Pairs of item id and score, best first; fewer than `k` when the index finds no more.
 
     Raises:
-        FileNotFoundError: when nothing was exported to `directory`.
+        FileNotFoundError: when nothing was exported to `directory`, or its shards have no version in common.
         ValueError: when `k` exceeds the export's, `weights` are unfit, or the model reads features of the
             user that the export does not hold.
 
@@ -76,9 +77,11 @@ def query(
     ...     query(folder, "ann", {"view": 1, "buy": 3}, k=2)
     [('hat', 6.0), ('cup', 4.0)]
     """
-    version = latest_version(directory)
-    path = _version_path(directory, version)
-    card = _read_card(path)
+    shards = shard_folders(directory)
+    version = common_version(shards) if shards else latest_version(directory)
+    folders = shards or [os.fspath(directory)]
+    path = _version_path(folders[0], version)
+    card = read_card(path)
     if positive("k", k) > card["k"]:
         raise ValueError(
             f"`k` should be at most {card['k']}, the results that this export returns for a query. "
@@ -86,8 +89,7 @@ def query(
         )
     vector = check_weights(card["weights"] if weights is None else weights, card["objectives"])
 
-    retrieve = load(directory, version).signatures["retrieve"]
-    signature = dict(retrieve.structured_input_signature[1])
+    signature = signature_inputs(path)["retrieve"]
     del signature["weights"]
     users = os.path.join(path, "assets.extra", "users.parquet")
     held = os.path.exists(users)
@@ -105,20 +107,12 @@ def query(
             stacklevel=2,
         )
     inputs = {name: tf.constant(value, signature[name].dtype) for name, value in features.items()}
-    answer = retrieve(weights=tf.constant([vector], tf.float32), **inputs)
-    pairs = zip(answer["ids"][0, :k].numpy(), answer["scores"][0, :k].numpy(), strict=True)
+    inputs["weights"] = tf.constant([vector], tf.float32)
+    answers = [load(folder, version).signatures["retrieve"](**inputs) for folder in folders]
+    answer = merge_retrieved(answers, k)
+    pairs = zip(answer["ids"][0], answer["scores"][0], strict=True)
     return [(item.decode(), float(score)) for item, score in pairs if item]
 
 
 def _version_path(directory: str | os.PathLike, version: int) -> str:
     return os.path.join(directory, str(version))
-
-
-def _read_card(path: str) -> dict:
-    with open(os.path.join(path, "assets.extra", "csmf.json"), encoding="utf-8") as file:
-        card = json.load(file)
-    if card["format"] != FORMAT:
-        raise ValueError(
-            f"{path} should be of format {FORMAT}. Received: format {card['format']}; export it again"
-        )
-    return card

@@ -74,6 +74,11 @@ class Retriever(tf.Module):
         self._weights = np.asarray(weights, np.float32)
         self._linear = fusion == "linear"
 
+    @property
+    def catalogue(self) -> dict[str, tf.Variable]:
+        """The variables that hold the items, by name; nothing else in an export depends on its items."""
+        return self._index.state | dict(self._ids.state)
+
     def embed_user(self, features):
         """Returns `embedding`, float32 [B, D]: the user's vector, 0 where no objective owns a coordinate."""
         return {"embedding": self._embed("embed_user", self._embed_user, features)}
@@ -137,12 +142,14 @@ class Retriever(tf.Module):
 
         Returns:
             Dict of `log_scores`, `log p_k(i|u) = s_k(u, i) - log Z_k(u)`, and `probabilities`, both float32
-            [B, A, K]: -inf and 0 for unknown ids, "", and users without results. Scores every item K times
-            for the `Z_k`.
+            [B, A, K]: -inf and 0 for unknown ids, "", and users without results; and of `log_partitions`,
+            the `log Z_k(u)`, float32 [B, K]: `log N` for users without results, so that they stay finite.
+            Scores every item K times for the `Z_k`.
         """
         users, item_ids = _same_batch(self._embed("embed_user", self._embed_user, features), item_ids)
-        log_scores = self._log_probabilities(users, self._ids.find(item_ids))
-        return {"log_scores": log_scores, "probabilities": tf.exp(log_scores)}
+        log_scores, log_z = self._log_probabilities(users, self._ids.find(item_ids))
+        log_z = tf.ensure_shape(log_z, [None, len(self._weights)])
+        return {"log_scores": log_scores, "probabilities": tf.exp(log_scores), "log_partitions": log_z}
 
     def signatures(self, user_signature: Mapping, item_signature: Mapping | None = None) -> dict[str, Any]:
         """Returns the concrete functions of an export by name.
@@ -191,20 +198,23 @@ class Retriever(tf.Module):
         return users * query_scale(self._owner, split_weights(weights)[0])
 
     def _log_probabilities(self, users, indices):
-        """float32 [B, A, K] of the items at `indices`, -inf where the index is -1 or the user not usable."""
+        """float32 [B, A, K] of the items at `indices`, -inf where the index is -1 or the user not usable.
+
+        Also returns the `log Z_k`, float32 [B, K].
+        """
         users, fit = usable(users)
         queries = objective_queries(users, self._owner, len(self._weights))
         # Gathering from a variable itself would make every later read copy the whole of it.
         catalogue = tf.convert_to_tensor(self._index.vectors)
         vectors = tf.gather(catalogue, tf.maximum(indices, 0))
-        log_z = log_partition(queries, catalogue)[:, tf.newaxis, :]
-        log_p = tf.einsum("bkd,bad->bak", queries, vectors) - log_z
-        return tf.where((fit & (indices >= 0))[:, :, tf.newaxis], log_p, -math.inf)
+        log_z = log_partition(queries, catalogue)
+        log_p = tf.einsum("bkd,bad->bak", queries, vectors) - log_z[:, tf.newaxis, :]
+        return tf.where((fit & (indices >= 0))[:, :, tf.newaxis], log_p, -math.inf), log_z
 
     def _answer(self, users, weights, indices, scores):
         shares, largest = split_weights(weights)
         if self._linear:
-            mixture = log_mixture(self._log_probabilities(users, indices), shares)
+            mixture = log_mixture(self._log_probabilities(users, indices)[0], shares)
             mixture, best = tf.math.top_k(mixture, self._index.k)
             scores, indices = tf.exp(mixture), tf.gather(indices, best, batch_dims=1)
         limit = tf.float32.max

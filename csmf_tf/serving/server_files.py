@@ -120,12 +120,16 @@ def write_server_files(
 def served_name(directory: str | os.PathLike) -> str:
     """Returns the name to serve an export under: that of its folder, with `_` for what URLs do not take.
 
+    The name of a shard starts with that of the folder which holds the shards.
+
     Example:
 
-    >>> served_name("/data/my shop/")
-    'my_shop'
+    >>> served_name("/data/my shop/"), served_name("/data/my shop/shard-2")
+    ('my_shop', 'my_shop-shard-2')
     """
-    return re.sub(r"[^A-Za-z0-9._-]", "_", pathlib.Path(directory).resolve().name) or "model"
+    path = pathlib.Path(directory).resolve()
+    name = f"{path.parent.name}-{path.name}" if re.fullmatch(r"shard-\d+", path.name) else path.name
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name) or "model"
 
 
 def _as_written(path: pathlib.Path, name: str) -> str | None:

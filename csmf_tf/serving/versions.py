@@ -6,6 +6,9 @@ import shutil
 import uuid
 from collections.abc import Callable
 
+LAYOUT = "shards.json"
+"""The file that tells how many shards a folder holds."""
+
 
 def latest_version(directory: str | os.PathLike) -> int:
     """Returns the highest version that was exported to `directory`.
@@ -21,7 +24,7 @@ def latest_version(directory: str | os.PathLike) -> int:
     >>> latest_version(directory)
     2
     """
-    numbers = [n for n in _numbers(directory) if os.path.isdir(os.path.join(directory, str(n)))]
+    numbers = versions(directory)
     if not numbers:
         raise FileNotFoundError(
             f"`directory` should hold exported versions: {os.path.join(directory, '1')} and so on. "
@@ -30,7 +33,29 @@ def latest_version(directory: str | os.PathLike) -> int:
     return max(numbers)
 
 
-def publish(directory: str | os.PathLike, write: Callable[[str], None]) -> str:
+def versions(directory: str | os.PathLike) -> list[int]:
+    """Returns the versions that were exported to `directory`, ascending; none when it does not exist.
+
+    Example:
+
+    >>> versions("no such folder")
+    []
+    """
+    return sorted(n for n in _numbers(directory) if os.path.isdir(os.path.join(directory, str(n))))
+
+
+def next_version(directory: str | os.PathLike) -> int:
+    """Returns the number that the next export to `directory` takes: above all that are there.
+
+    Example:
+
+    >>> next_version("no such folder")
+    1
+    """
+    return max(_numbers(directory), default=0) + 1
+
+
+def publish(directory: str | os.PathLike, write: Callable[[str], None], version: int | None = None) -> str:
     """Makes what `write` leaves in an empty folder the next version, wholly or not at all.
 
     The folder is hidden until it is complete. What a killed process leaves behind stays hidden, and harms
@@ -39,9 +64,13 @@ def publish(directory: str | os.PathLike, write: Callable[[str], None]) -> str:
     Args:
         directory: where the versions are; made when missing.
         write: called with the path of the empty folder.
+        version: the number to take, above all that are there; default the next.
 
     Returns:
         The path of the version.
+
+    Raises:
+        FileExistsError: when `version` is not above all that are there once `write` is done.
 
     Example:
 
@@ -55,14 +84,20 @@ def publish(directory: str | os.PathLike, write: Callable[[str], None]) -> str:
     os.mkdir(draft)
     try:
         write(draft)
-        return _rename_to_next(draft, directory)
+        return _rename(draft, directory, version)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _rename_to_next(draft: str, directory: str | os.PathLike) -> str:
+def _rename(draft: str, directory: str | os.PathLike, version: int | None) -> str:
     while True:
-        path = os.path.join(directory, str(max(_numbers(directory), default=0) + 1))
+        number = next_version(directory)
+        if version is not None and version < number:
+            raise FileExistsError(
+                f"`version` should be above all in {os.fspath(directory)}. Received: version={version}, "
+                f"where {number - 1} is there by now; run it again"
+            )
+        path = os.path.join(directory, str(number if version is None else version))
         try:
             os.rename(draft, path)
             return path
