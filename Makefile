@@ -4,10 +4,10 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test lint bench bench-quality bench-quality-small clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
 
 venv: .venv/filled  ## make .venv from requirements.lock, with the csmf-tf command
 
@@ -34,6 +34,12 @@ test: lint  ## lint, then all tests and the docstring examples
 
 bench: venv  ## run every benchmark, one after the other
 	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python "$$bench" || exit 1; done
+
+bench-quality: venv  ## CSMF beside every alternative, 3 seeds, hours; killed, it goes on
+	$(BIN)/python benchmarks/quality/run.py
+
+bench-quality-small: venv  ## the same in minutes: one log, one seed, few epochs
+	$(BIN)/python benchmarks/quality/run.py --small
 
 clean:  ## remove what was built; keeps .venv
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The alternatives to CSMF on one split: peers, ways to share, and CSMF itself."""

@@ -1,0 +1,282 @@
+"""The quality benchmark: peers, ways to share, fused curves, and a run that goes on where it stopped."""
+
+import itertools
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from csmf_tf import build
+from csmf_tf._keras import keras, tf
+from csmf_tf.config import from_dict
+from csmf_tf.data.log import EventLog
+from csmf_tf.data.simulator import simulate
+from csmf_tf.run import Run
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks.quality import alternatives, fused, peers, run, sharing
+from benchmarks.quality.task import Ranked, Task
+
+NAMES = ["view", "cart", "buy"]
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    """A folder with a simulated log under a known name."""
+    folder = tmp_path_factory.mktemp("logs")
+    simulate(users=120, items=40, events_per_user=20).write(folder / "taobao")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task(events, tmp_path_factory):
+    columns = {"user": "user_id", "item": "item_id", "behavior": "behavior"}
+    raw = {
+        "log": {"path": str(events / "taobao" / "events.csv.gz"), **columns},
+        "funnel": NAMES,
+        "split": {"kind": "item_holdout"},
+        "validation_users": 0.5,
+        "model": {"embedding_dim": 6},
+        "training": {"epochs": 1, "recover_epochs": 1},
+        "evaluate": {"ks": [5]},
+    }
+    base = Run(tmp_path_factory.mktemp("run"), from_dict(raw))
+    return Task(base, base.validation(), base.evaluator(), 0, tmp_path_factory.mktemp("scratch") / "run")
+
+
+def test_interactions_hold_what_was_done_and_weigh_the_later_behaviours_more():
+    user, item = np.array([0, 0, 0, 0, 1]), np.array([2, 2, 2, 0, 1])
+    behavior = np.array([0, 0, 2, 1, 0], np.int8)
+    log = EventLog(user, item, behavior, None, np.array(["a", "b"]), np.array(["c", "d", "e"]), tuple(NAMES))
+    assert peers.interactions(log, "union").toarray().tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert peers.interactions(log, "weighted").toarray().tolist() == [[2, 0, 5], [0, 1, 0]]
+    assert peers.interactions(log, "own", 1).toarray().tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (12, 30)])
+def test_ease_is_its_closed_form_from_either_side(shape):
+    matrix = (np.random.default_rng(0).random(shape) < 0.3).astype(np.float32)
+    inverse = np.linalg.inv(matrix.T.astype(np.float64) @ matrix + 5 * np.eye(shape[1]))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    rows = np.array([3, 0])
+    found = peers.ease(peers.scipy.sparse.csr_matrix(matrix), 5.0)(rows)
+    np.testing.assert_allclose(found, matrix[rows] @ weights, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["ials_own", "knn_weighted"])
+def test_peers_rank_better_than_popularity(task, method):
+    found, floor = peers.METHODS[method](task), peers.METHODS["popularity"](task)
+    recall = {
+        k: np.mean([task.test.discovery(one.scores[name], name).values["recall@5"].mean() for name in NAMES])
+        for k, one in (("peer", found), ("floor", floor))
+    }
+    assert recall["peer"] > recall["floor"]
+    assert found.indexes == {"ials_own": 3, "knn_weighted": 0}[method]
+
+
+def test_bpr_tells_what_a_user_did_from_the_rest(task):
+    users, items = peers.METHODS["bpr_union"](task).scores["view"]
+    known = task.test.known
+    done = np.zeros((len(users), len(items)), bool)
+    done[known.user, known.item] = True
+    scores = users @ items.T
+    assert users.shape[1] == 6
+    assert scores[done].mean() > scores[~done].mean() + scores.std() / 2
+
+
+def test_the_setting_is_chosen_on_the_validation_part(task):
+    def fit(matrix, setting, task):
+        items = np.asarray(matrix.sum(axis=0)).T.astype(np.float32)
+        return np.ones((matrix.shape[0], 1), np.float32), setting * items
+
+    _, taken = peers.fitted(fit, [-1.0, 1.0], "own", task)
+    assert taken == [1.0, 1.0, 1.0]
+
+
+def test_projected_gradients_are_those_of_pcgrad():
+    rng = np.random.default_rng(0)
+    gradients = rng.standard_normal((4, 5)).astype(np.float32)
+    orders = [rng.permutation(4) for _ in range(4)]
+    expected = np.zeros(5)
+    for i, order in enumerate(orders):
+        own = gradients[i].astype(np.float64)
+        for j in order:
+            if j != i and (along := own @ gradients[j]) < 0:
+                own = own - along / (gradients[j] @ gradients[j]) * gradients[j]
+        expected += own
+    found = sharing.project([tf.constant(g) for g in gradients], [tf.constant(order) for order in orders])
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert not np.allclose(expected, gradients.sum(axis=0))
+
+
+def test_the_gates_of_a_mixture_sum_to_one_and_follow_their_input():
+    double = keras.layers.Lambda(lambda x: 2 * x)
+    mixture = sharing.Mixture([keras.layers.Lambda(lambda x: x), double])
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    np.testing.assert_allclose(mixture(x), 1.5 * x, rtol=1e-6)
+    kernel = np.zeros((3, 2), np.float32)
+    kernel[0, 1] = 100
+    mixture.gate.set_weights([kernel, np.zeros(2, np.float32)])
+    np.testing.assert_allclose(mixture(x), x * np.where(x[:, :1] > 0, 2, 1), rtol=1e-3, atol=1e-3)
+
+
+def test_segments_add_up_down_the_funnel(task):
+    model, data = alternatives._new(task, NAMES, "segments")
+    vectors = [sharing.vectors(model, data, k) for k in range(3)]
+    (whole, items), owner = vectors[-1], model.owner
+    assert np.bincount(owner).tolist() == [0, 4, 1, 1]
+    for k, (users, same) in enumerate(vectors, start=1):
+        expected = sum(whole[:, owner == j] @ items[:, owner == j].T for j in range(1, k + 1))
+        np.testing.assert_allclose(users @ same.T, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("combine", "balance"),
+    [("one", "sum"), ("heads", "pcgrad"), ("ple", "uncertainty")],
+)
+def test_training_lowers_the_loss_of_every_objective_and_repeats_itself(task, combine, balance):
+    judged = itertools.count()
+    batch, results = None, []
+    for _ in range(2 if combine == "one" else 1):
+        model, data = alternatives._new(task, NAMES, combine, balance)
+        batch = batch or next(data.batches(99))
+        before = [float(loss) for loss in model.losses_of(batch)]
+        # Each epoch is judged better than the one before, so the last one's weights stay.
+        sharing.train(model, data, lambda: next(judged), keras.optimizers.Adam(0.05), epochs=3, patience=1)
+        results.append([float(loss) for loss in model.losses_of(batch)])
+    assert np.all(np.array(results[0]) < before)
+    assert results[-1] == results[0]
+
+
+def test_training_keeps_the_best_epoch_and_stops_out_of_patience(task):
+    model, data = alternatives._new(task, ["buy"])
+    judged, seen = iter([0.1, 0.3, 0.2, 0.3, 0.9]), []
+
+    def judge():
+        seen.append(sharing.vectors(model, data, 0)[1])
+        return next(judged)
+
+    values = sharing.train(model, data, judge, keras.optimizers.Adam(0.01), epochs=9, patience=2)
+    assert values == [0.1, 0.3, 0.2, 0.3]
+    np.testing.assert_array_equal(sharing.vectors(model, data, 0)[1], seen[1])
+
+
+def test_a_model_of_the_first_objective_learns_as_the_first_stage_of_csmf_does(task):
+    model, data = alternatives._new(task, ["view"])
+    curve = alternatives.fit(task, model, data, ["view"])
+    csmf = Run(task.folder, task.run.config)
+    csmf.model.begin("view")
+    csmf.model.compile(build.optimizer(csmf.config, csmf.prepared))
+    csmf.model.fit(csmf.stages()["view"].dataset(), epochs=2, verbose=0)
+    assert len(curve) == 3
+    assert curve[2] == pytest.approx(csmf.validation().judge(csmf.model, "view")["recall@5"], abs=1e-9)
+
+
+def test_batches_hold_each_users_positives_of_each_objective(task):
+    train, data = task.run.prepared.split.train, sharing.Data(task, NAMES)
+    found = [set(), set(), set()]
+    for batch in data.batches(0):
+        users = batch["user"]["user_id"] - 1
+        for k, pairs in enumerate(found):
+            row = users[batch["present"][k][batch["row"][k]]]
+            pairs |= set(zip(row.tolist(), batch["item"][k].tolist(), strict=True))
+    for k, pairs in enumerate(found):
+        later = train.behavior >= k
+        expected = set(zip(train.user[later].tolist(), train.item[later].tolist(), strict=True))
+        # Some rows train the unknown user instead.
+        assert {pair for pair in pairs if pair[0] >= 0} <= expected
+        assert len(pairs) > 0.9 * len(expected)
+
+
+def test_sequential_reports_what_each_stage_did_to_the_earlier_objectives(task):
+    ranked = alternatives.METHODS["sequential"](task)
+    assert {stage: list(row) for stage, row in ranked.notes["after"].items()} == {
+        "view": ["view"],
+        "cart": ["view", "cart"],
+        "buy": NAMES,
+    }
+    final = task.test.discovery(ranked.scores["view"], "view").values["recall@5"].mean()
+    assert ranked.notes["after"]["buy"]["view"] == pytest.approx(final)
+
+
+def test_weightings_cover_the_simplex():
+    weights = fused.weightings(3)
+    assert len(np.unique(weights, axis=0)) == 21
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+
+
+def test_merged_vectors_rank_as_standardised_scores_do(task):
+    rng = np.random.default_rng(0)
+    users, items = len(task.test.known.users), len(task.test.known.items)
+    pairs = [
+        (scale * rng.standard_normal((users, 4)), rng.standard_normal((items, 4)) + 1) for scale in (1, 9)
+    ]
+    dense = [lambda rows, u=u, v=v: u[rows] @ v.T for u, v in pairs]
+    some, weights = np.array([5, 2]), np.array([0.3, 0.7])
+    queries, wide = fused.merged(pairs, some)(weights)
+    scores = (queries @ wide.T)[some]
+    expected = fused.merged(dense, some)(weights)(some)
+    np.testing.assert_allclose(scores - scores.mean(axis=1, keepdims=True), expected, atol=1e-4)
+    found = fused.curve(Ranked(dict(enumerate(pairs)), 2, 4), task.test)
+    assert found.shape == (6, 3)
+
+
+def test_a_point_above_the_front_dominates_some_of_it_and_is_dominated_by_none():
+    others = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.2]])
+    points = np.array([[0.6, 0.6], [0.5, 0.5], [0.1, 0.9], [0.4, 0.4], [0.9, 0.2]])
+    assert fused.above(points, others).tolist() == [True, False, False, False, True]
+
+
+def test_a_run_computes_what_is_missing_and_nothing_twice(events, tmp_path, monkeypatch, capsys):
+    # It would hold for all tests that follow in this process.
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
+    computed = []
+
+    def counted(name, method):
+        return lambda task: computed.append((name, task.seed)) or method(task)
+
+    for name in ("popularity", "counting", "esmm", "csmf"):
+        monkeypatch.setitem(run.METHODS, name, counted(name, run.METHODS[name]))
+
+    def report(methods, *further):
+        arguments = [
+            "--logs",
+            "taobao",
+            "--methods",
+            *methods,
+            "--folder",
+            str(events),
+            "--out",
+            str(tmp_path),
+        ]
+        quick = ["training.epochs=1", "training.recover_epochs=1", "model.embedding_dim=6"]
+        settings = [part for value in quick for part in ("--set", value)]
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *settings, *further])
+        run.main()
+        return json.loads(capsys.readouterr().out.splitlines()[-1])["taobao"]
+
+    methods = ["popularity", "counting", "esmm", "csmf"]
+    first = report(methods, "--seeds", "0")
+    assert computed == [("popularity", 0), ("counting", 0), ("esmm", 0), ("csmf", 0)]
+    assert report(methods, "--seeds", "0") == first
+    assert len(computed) == 4
+    (tmp_path / "taobao" / "esmm-0.json").unlink()
+    both = report(["popularity", "esmm"], "--seeds", "0", "1")
+    assert computed[4:] == [("esmm", 0), ("esmm", 1)]
+    assert {name: one["seeds"] for name, one in both["methods"].items()} == {"popularity": 1, "esmm": 2}
+    report(["popularity", "esmm"], "--seeds", "0", "--set", "loss.l2=0.3")
+    assert computed[6:] == [("esmm", 0)]
+    assert not list(tmp_path.glob("taobao/unfinished*"))
+
+    csmf = first["methods"]["csmf"]
+    assert csmf["after"]["view"]["view"] == csmf["after"]["buy"]["view"]
+    assert csmf["candidate"] == dict.fromkeys(NAMES, "overlaps")
+    for one in first["methods"].values():
+        for objective in NAMES:
+            recall = one["objectives"][objective]["recall@50"]
+            assert recall["interval"][0] <= recall["mean"] <= recall["interval"][1]
+    assert first["fronts"]["one search"]["of"] == len(csmf["fused"]) == 21
