@@ -240,11 +240,8 @@ def test_no_scored_answer():
 # Versions
 
 
-def test_interrupted_run_leaves_the_common_version_and_its_labels(tmp_path, monkeypatch):
-    write_shards(tmp_path, shards=2)
-    folders, before = shard_folders(tmp_path), answered(tmp_path)
-    files = [Path(folder) / "models.config" for folder in folders]
-    labels = [file.read_text() for file in files]
+def write_the_first_only(directory, monkeypatch):
+    """A run of another model that is interrupted after its first shard."""
 
     def only_the_first(*arguments, **options):
         if "shard-1" in map(os.path.basename, map(str, arguments)):
@@ -254,7 +251,16 @@ def test_interrupted_run_leaves_the_common_version_and_its_labels(tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(shards_module, "export", only_the_first)
         with pytest.raises(KeyboardInterrupt):
-            write_shards(tmp_path, shards=2, vectors=-VECTORS)
+            write_shards(directory, shards=2, vectors=-VECTORS)
+
+
+def test_interrupted_run_leaves_the_common_version_and_its_labels(tmp_path, monkeypatch):
+    write_shards(tmp_path, shards=2)
+    folders, before = shard_folders(tmp_path), answered(tmp_path)
+    files = [Path(folder) / "models.config" for folder in folders]
+    labels = [file.read_text() for file in files]
+
+    write_the_first_only(tmp_path, monkeypatch)
     assert [versions(folder) for folder in folders] == [[1, 2], [1]]
     assert answered(tmp_path) == before
     assert [file.read_text() for file in files] == labels
@@ -269,15 +275,7 @@ def test_versions_of_different_models_do_not_merge(tmp_path, monkeypatch):
     write_shards(tmp_path, shards=2)
     folders, before = shard_folders(tmp_path), answered(tmp_path)
 
-    def only_the_first(*arguments, **options):
-        if "shard-1" in map(os.path.basename, map(str, arguments)):
-            raise KeyboardInterrupt
-        return export(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shards_module, "export", only_the_first)
-        with pytest.raises(KeyboardInterrupt):
-            write_shards(tmp_path, shards=2, vectors=-VECTORS)
+    write_the_first_only(tmp_path, monkeypatch)
     # Of the whole version 1, not of the half version 2.
     replace_items(tmp_path, [], np.zeros((0, D)), ["no such item"])
     assert [versions(folder) for folder in folders] == [[1, 2, 3], [1, 3]]
