@@ -69,7 +69,7 @@ def find_ids(state: Mapping[str, tf.Tensor], ids: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.reduce_max(tf.where(same, indices, -1), axis=1), tf.shape(ids))
 
 
-def id_state(ids: Sequence[str] | tf.Tensor) -> dict[str, ArrayLike]:
+def id_state(ids: Sequence[str]) -> dict[str, ArrayLike]:
     """Returns what the variables of `ItemIds` hold, by their names.
 
     Args:
@@ -85,7 +85,7 @@ def id_state(ids: Sequence[str] | tf.Tensor) -> dict[str, ArrayLike]:
     >>> sorted(state["item_id_order"].tolist()), int(state["item_id_run"])
     ([0, 1, 2], 1)
     """
-    strings = ids if tf.is_tensor(ids) else tf.constant(np.array(ids, object), tf.string)
+    strings = tf.constant(np.array(ids, object), tf.string)
     hashes = _hashes(strings).numpy()
     order = np.argsort(hashes, kind="stable")
     return {"item_ids": strings, **_order(hashes[order], order)}

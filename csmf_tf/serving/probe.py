@@ -1,6 +1,7 @@
-"""The probe of a version: a few user vectors by which a refresh tells how the recall of its index has moved.
+"""The probe of an export: a few user vectors by which a refresh tells how the recall of its index has moved.
 
-Two versions are compared on the same users, so that few will do: what they share cancels out.
+Each refreshed version is compared with the export on the same users, so that few will do: what they share
+cancels out, and nothing adds up over refreshes.
 """
 
 import os

@@ -251,7 +251,7 @@ def _write(directory, version, card, tensors, changed, min_recall, number):
         found = changes(state, ids, removed)
         _check_items(card, len(found.source))
         new = changed_state(state, found.source, ids, given)
-        _check_partitions(card, state, new)
+        _check_partitions(card, new)
         with ThreadPoolExecutor(1) as beside:
             writing = beside.submit(write_variables, draft, with_catalogue(tensors, new))
             recall = _measure(old, card, state | new, min_recall)
@@ -290,15 +290,15 @@ def _check_items(card: Mapping[str, Any], items: int) -> None:
         )
 
 
-def _check_partitions(card: Mapping[str, Any], state: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _check_partitions(card: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """ScaNN looks into a number of partitions, also into those that a refresh has emptied."""
     if "leaves" not in card["settings"]:
         return
-    filled, before = (len(np.unique(of["datapoint_to_token"])) for of in (new, state))
+    filled = len(np.unique(state["datapoint_to_token"]))
     if filled < LEAST_FILLED * card["settings"]["leaves"]:
         raise ValueError(
             f"The scann index of this export should keep {LEAST_FILLED:.0%} of its partitions filled. "
-            f"Received: {filled} of {card['settings']['leaves']}, {before} before; export again"
+            f"Received: {filled} of {card['settings']['leaves']}; export again"
         )
 
 
