@@ -125,7 +125,10 @@ def draw_batches(case, seed):
         ones = np.ones(case.batch, np.float32)
         ours = {"user": {"user_id": users}, "user_l2": ones, "item": items}
         if case.loss == "full":
-            ours |= {"row": np.arange(case.batch, dtype=np.int32), "catalogue_l2": np.float32(1 / 4096)}
+            ours |= {
+                "row": np.arange(case.batch, dtype=np.int32),
+                "catalogue_l2": np.full(case.items, 1 / 4096, np.float32),
+            }
         else:
             ours |= {
                 "item_l2": ones,

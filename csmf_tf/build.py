@@ -30,8 +30,8 @@ VALIDATION_USERS = 1000
 """So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
 
 OPTIMIZERS = {
-    "adam": (keras.optimizers.Adam, {"learning_rate": 0.01}),
-    "adamw": (keras.optimizers.AdamW, {"learning_rate": 0.01}),
+    "adam": (keras.optimizers.Adam, {"learning_rate": 0.02}),
+    "adamw": (keras.optimizers.AdamW, {"learning_rate": 0.02}),
     "sgd": (keras.optimizers.SGD, {"learning_rate": 0.1}),
     # Keras starts the accumulator at 0.1, far above the squares of a mean loss's gradients.
     "adagrad": (keras.optimizers.Adagrad, {"learning_rate": 0.1, "initial_accumulator_value": 1e-7}),
@@ -193,6 +193,7 @@ def batching(config: Config, prepared: Prepared) -> Batching:
         in_batch=loss.in_batch,
         funnel_negatives=loss.funnel_negatives,
         log_q=loss.log_q,
+        l2_popularity=loss.l2_popularity,
         closure=config.closure,
         seed=config.training.seed,
     )

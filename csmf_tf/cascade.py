@@ -13,9 +13,12 @@ import numpy as np
 from csmf_tf._keras import keras, tf
 from csmf_tf.data.stages import StageData
 from csmf_tf.model import CSMF
-from csmf_tf.schedule import Schedule
+from csmf_tf.schedule import Schedule, learning_rate_factor
 
 PHASES = ("fit", "prune", "recover", "freeze")
+
+AXES_USERS = 20_000
+"""So many users of a stage choose its principal axes (own choice)."""
 
 
 @dataclasses.dataclass
@@ -61,7 +64,8 @@ class Cascade:
         model: a `CSMF` with its catalogue set.
         data: dict of objective to `StageData`, one for each objective still to be trained.
         directory: where checkpoints and TensorBoard logs go.
-        optimizer: function without arguments that makes a fresh Keras optimizer for each fit.
+        optimizer: function without arguments that makes a fresh Keras optimizer for each fit, with a number
+            as learning rate where the schedule lets it decay.
         schedule: a `Schedule`.
         validate: function of the model and an objective that gives a dict of metrics, the first of which
             picks the best epoch (higher is better); None trains all epochs and keeps the last.
@@ -191,6 +195,8 @@ class Cascade:
         further = self._state.pruning
         own = [name for name in self.model.funnel if name not in further]
         how = dict(zip(own, self._scheduled, strict=True)) | further
+        if self.schedule.principal_axes and how[objective].get("tau") != 0:
+            self.model.to_principal_axes(self.data[objective].users(AXES_USERS))
         report = self.model.prune(**how[objective])
         layers = {name: pruned._asdict() for name, pruned in report.items()}
         self.log.append({"objective": objective, "phase": "prune", "layers": layers})
@@ -212,6 +218,8 @@ class Cascade:
         state = self._state
         self.model.compile(self._optimizer(), **self._compile_options)
         self.model.optimizer.build(self.model.trainable_variables)
+        first = phase == "fit" and objective == self.model.funnel[0]
+        decay = [_Decay(self.model.optimizer, epochs, fine_tuning=not first)] if self.schedule.decay else []
         if state.epoch:
             self._read(state.checkpoint, self.model.optimizer)
         if self._validate and state.best is None:
@@ -225,6 +233,7 @@ class Cascade:
                 epochs=epochs,
                 verbose=self._verbose,
                 callbacks=[
+                    *decay,
                     _EndOfEpoch(self, objective, phase),
                     *(self._callbacks(objective, phase) if self._callbacks else []),
                     keras.callbacks.TensorBoard(self.directory / "tensorboard" / f"{objective}-{phase}"),
@@ -321,6 +330,19 @@ class _EndOfEpoch(keras.callbacks.Callback):
         self._cascade._state.epoch = epoch + 1
         if not self._cascade._judge(self._objective, self._phase, logs if logs is not None else {}):
             self.model.stop_training = True
+
+
+class _Decay(keras.callbacks.LearningRateScheduler):
+    """Sets the learning rate of each epoch by its number, so that a fit that goes on has the same ones."""
+
+    def __init__(self, optimizer, epochs, fine_tuning):
+        rate = optimizer.get_config()["learning_rate"]
+        if isinstance(rate, Mapping):
+            raise ValueError(
+                "`optimizer` should have a number as learning rate where the schedule has `decay=True`. "
+                f"Received: {rate['class_name']}; write `Schedule(decay=False)`"
+            )
+        super().__init__(lambda epoch: rate * learning_rate_factor(epoch, epochs, fine_tuning))
 
 
 def _plain(logs):

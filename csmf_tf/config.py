@@ -92,29 +92,35 @@ class Loss:
     funnel_negatives: Count = 4
     log_q: bool = True
     margin: float = 0.0
-    l2: NotNegative = 0.2
+    l2: NotNegative = 0.4
     l2_balance: Positive = 16.0
+    l2_popularity: NotNegative = 0.75
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a stage keeps: shares of the coordinates per objective, or `tau`, the L1 share that it frees."""
+    """What a stage keeps: shares of the coordinates per objective, or `tau`, the L1 share that it frees.
+
+    `principal_axes` turns the coordinates before, so that few hold most of the scores.
+    """
 
     shares: tuple[Share, ...] | None = None
     tau: BelowOne | tuple[BelowOne, ...] | None = None
+    principal_axes: bool = True
 
 
 @dataclass(frozen=True)
 class Training:
     """The fit of each stage; what is None is chosen by the fit."""
 
-    epochs: Size = 30
-    recover_epochs: Count = 20
+    epochs: Size = 24
+    recover_epochs: Count = 12
     recover_share: Share = 1.0
-    patience: Size = 4
+    patience: Size = 6
     batch_size: Size | None = None
     optimizer: Literal["auto", "adam", "adagrad", "sgd", "adamw"] = "auto"
     learning_rate: Positive | None = None
+    decay: bool = True
     seed: Seed = 0
     mixed_precision: bool = False
     jit_compile: bool = False

@@ -28,7 +28,7 @@ class CSMF(tfrs.models.Model):
     | `user_l2` | float32 [R] | weight of the L2 term of each row's user |
     | `item` | int32 [P] | catalogue index of each positive |
     | `row` | int32 [P] | the row of each positive, `"full"` only; `"sampled"` has row p = positive p |
-    | `catalogue_l2` | float32 [] | weight of the L2 term of all items, `"full"` only |
+    | `catalogue_l2` | float32 [N] | weight of the L2 term of each item of the catalogue, `"full"` only |
     | `item_l2` | float32 [P] | weight of the L2 term of each positive's item, `"sampled"` only |
     | `negatives` | int32 [M] | uniform negatives shared by all rows, `"sampled"` only |
     | `log_q` | float32 [P + M] | log expected count of each candidate in a row, `"sampled"` only |
@@ -191,6 +191,24 @@ class CSMF(tfrs.models.Model):
         self.towers.begin(stage)
         self.progress.assign([stage, self.frozen_stages])
         self.retrace()
+
+    def to_principal_axes(self, encoded_users):
+        """Turns the coordinates of the stage in training so that few of them hold most of its scores.
+
+        No score changes, up to rounding: users and items are multiplied by matrices whose product is the
+        identity, see `csmf_tf.towers.principal_axes`. `prune` then frees what matters least to the scores,
+        where the coordinates as trained share them evenly (own choice).
+
+        Args:
+            encoded_users: dict of encoded user features, of users by whose scores the axes are chosen.
+
+        Returns:
+            Whether it did; a model with hidden layers above an id table is left as it is, as they read the
+            coordinates.
+        """
+        self._check_in_training("to_principal_axes")
+        users, items = self.user_vectors(encoded_users), self.item_vectors()
+        return self.towers.to_principal_axes(self.stage, users, items)
 
     def prune(self, tau=None, share=None):
         """Frees what the stage in training needs least, layer by layer.

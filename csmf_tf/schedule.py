@@ -16,6 +16,8 @@ class Schedule:
         shares: per objective, the share of every layer that its stage keeps; they may leave some free.
         tau: the share of each layer's L1 mass to free, one for all objectives or one for each. Give `shares`
             or `tau`; with neither, shares are proportional to 1 / k^1.5 for stage k (own choice).
+        decay: whether the learning rate of each fit falls near its end, see `learning_rate_factor`.
+        principal_axes: whether a stage's coordinates are turned to their principal axes before it is pruned.
         seed: seed of new weights.
 
     Example:
@@ -24,12 +26,14 @@ class Schedule:
     [{'share': 0.7}, {'share': 0.2}]
     """
 
-    epochs: int = 30
-    recover_epochs: int = 20
+    epochs: int = 24
+    recover_epochs: int = 12
     recover_share: float = 1.0
-    patience: int = 4
+    patience: int = 6
+    decay: bool = True
     shares: Sequence[float] | None = None
     tau: float | Sequence[float] | None = None
+    principal_axes: bool = True
     seed: int = 0
 
     def pruning(self, stages: int) -> list[dict[str, float]]:
@@ -54,6 +58,23 @@ class Schedule:
                 f"`shares` should be positive and sum to at most 1. Received: {shares}, sum {sum(shares):g}"
             )
         return [{"share": share} for share in shares]
+
+
+def learning_rate_factor(epoch: int, epochs: int, fine_tuning: bool = False) -> float:
+    """Factor of the learning rate: 1, a fifth after 3/4 of the epochs, a 25th in the last tenth (own choice).
+
+    Fine-tuning, which is all that comes after the first fit, starts at a fifth: at the full rate it would
+    unsettle what the first fit has reached at the lower ones.
+
+    Example:
+
+    >>> [learning_rate_factor(epoch, epochs=20) for epoch in (0, 14, 15, 17, 18, 19)]
+    [1.0, 1.0, 0.2, 0.2, 0.04, 0.04]
+    >>> learning_rate_factor(0, epochs=20, fine_tuning=True)
+    0.2
+    """
+    factor = 1.0 if 4 * epoch < 3 * epochs else 0.2 if 10 * epoch < 9 * epochs else 0.04
+    return min(factor, 0.2) if fine_tuning else factor
 
 
 def default_shares(stages: int) -> list[float]:

@@ -36,10 +36,10 @@ model:
   normalize: true
   temperature: [0.1, 0.2, 0.3]
 loss: {kind: sampled, uniform_negatives: 64, in_batch: false, funnel_negatives: 0, log_q: false, margin: -0.5,
-       l2: 0.0, l2_balance: 4.0}
-capacity: {shares: [0.6, 0.3, 0.1], tau: null}
+       l2: 0.0, l2_balance: 4.0, l2_popularity: 0.5}
+capacity: {shares: [0.6, 0.3, 0.1], tau: null, principal_axes: false}
 training: {epochs: 3, recover_epochs: 0, recover_share: 0.5, patience: 2, batch_size: 256, optimizer: adagrad,
-           learning_rate: 0.05, seed: 3, mixed_precision: true, jit_compile: true}
+           learning_rate: 0.05, decay: false, seed: 3, mixed_precision: true, jit_compile: true}
 evaluate: {ks: [10, 50], memory_mb: 32.0}
 """
 
@@ -60,10 +60,10 @@ def test_least_config_takes_the_documented_defaults(load):
     assert (split.kind, split.at, split.seed) == ("time", 0.8, 0)
     assert (model.embedding_dim, model.hidden, model.granularity, model.feature_dim) == (32, (), "unit", 16)
     assert (model.user_id, model.history.length, model.history.drop, model.temperature) == (True, 0, 0.5, 1.0)
-    assert (loss.kind, loss.uniform_negatives, loss.funnel_negatives, loss.l2) == ("auto", 512, 4, 0.2)
+    assert (loss.kind, loss.uniform_negatives, loss.funnel_negatives, loss.l2) == ("auto", 512, 4, 0.4)
     assert (loss.in_batch, loss.log_q, loss.margin) == (True, True, 0.0)
     assert (config.capacity.shares, config.capacity.tau) == (None, None)
-    assert (training.epochs, training.recover_epochs, training.patience, training.seed) == (30, 20, 4, 0)
+    assert (training.epochs, training.recover_epochs, training.patience, training.seed) == (24, 12, 6, 0)
     assert (training.batch_size, training.optimizer, training.learning_rate) == (None, "auto", None)
     assert config.evaluate.ks == (50,)
 
@@ -87,7 +87,7 @@ def test_overrides_are_read_as_yaml_and_the_last_one_wins(load):
 
 def test_empty_sections_and_integers_for_floats_are_fine(load):
     config = load("loss=", "training.learning_rate=1", "model={normalize: true, temperature: 2}")
-    assert config.loss.l2 == 0.2
+    assert config.loss.l2 == 0.4
     assert type(config.training.learning_rate) is type(config.model.temperature) is float
 
 
@@ -175,7 +175,7 @@ loss.in_batch=false & loss.uniform_negatives=0
   `loss` should have negatives. Received: loss.kind='auto', loss.in_batch=False, loss.uniform_negatives=0;
   set one of the two, or `loss: {kind: full}`.
 loss.l2=-1.0
-  `loss.l2` should be a number >= 0. Received: loss.l2=-1.0; write e.g. `l2: 0.2`.
+  `loss.l2` should be a number >= 0. Received: loss.l2=-1.0; write e.g. `l2: 0.4`.
 capacity.tau=1.2
   `capacity.tau` should be a number in [0, 1) or a list of numbers in [0, 1) or null. Received:
   capacity.tau=1.2; write e.g. `tau: 0.3`.

@@ -78,7 +78,7 @@ def batch_of(model, seed=1):
         # Rows with several positives, with one and with none.
         row = np.array([0, 0, 0, 1, 3, 4, 4, 5], np.int32)
         item = np.array([0, 3, 8, 3, 0, 2, 1, 5], np.int32)
-        return batch | {"row": row, "item": item, "catalogue_l2": np.float32(0.37)}
+        return batch | {"row": row, "item": item, "catalogue_l2": rng.random(len(ITEMS), np.float32)}
     item = np.array([3, 0, 3, 8, 2, 1], np.int32)
     return batch | {
         "item": item,
@@ -134,7 +134,7 @@ def slow_loss(model, batch, stage):
         candidates = [(vector, 0.0, False) for vector in v]
         pairs = zip(batch["row"], batch["item"], strict=True)
         nll = sum(slow_row(model, stage, u[r], candidates, i) for r, i in pairs)
-        return nll / len(u) + users.mean() + items.sum() * float(batch["catalogue_l2"])
+        return nll / len(u) + users.mean() + np.sum(items * batch["catalogue_l2"])
     total = 0.0
     for r, item in enumerate(batch["item"]):
         candidates = []

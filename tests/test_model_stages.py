@@ -54,7 +54,10 @@ def batches(model, seed=0, steps=2):
             "item": rng.integers(0, len(ITEMS), len(rows)).astype(np.int32),
         }
         if model.loss_kind == "full":
-            return common | {"row": rows.astype(np.int32), "catalogue_l2": np.float32(0.1)}
+            return common | {
+                "row": rows.astype(np.int32),
+                "catalogue_l2": np.full(len(ITEMS), 0.1, np.float32),
+            }
         return common | {
             "item_l2": np.ones(6, np.float32),
             "negatives": rng.integers(0, len(ITEMS), 4).astype(np.int32),

@@ -257,7 +257,7 @@ def test_a_run_computes_what_is_missing_and_nothing_twice(events, tmp_path, monk
         settings = [part for value in quick for part in ("--set", value)]
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *settings, *further])
         run.main()
-        return json.loads(capsys.readouterr().out.splitlines()[-1])["taobao"]
+        return json.loads((tmp_path / "summary.json").read_text())["taobao"]
 
     methods = ["popularity", "counting", "esmm", "csmf"]
     first = report(methods, "--seeds", "0")

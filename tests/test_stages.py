@@ -94,7 +94,7 @@ def test_batches_are_as_the_model_documents_them(case, stage):
         expected |= {"user.id": ("int32", (rows,)), "user.age": ("float32", (rows, 1))}
         expected |= {f"user.{name}": ("int32", (rows, length)) for name in HISTORIES if length}
         if loss == "full":
-            expected |= {"row": ("int32", (positives,)), "catalogue_l2": ("float32", ())}
+            expected |= {"row": ("int32", (positives,)), "catalogue_l2": ("float32", (ITEMS,))}
         else:
             assert positives == rows
             expected |= {
@@ -359,7 +359,7 @@ def test_l2_weights_sum_to_noise_times_the_squared_norms(case, stage):
         users, rows = user_codes(batch), len(batch["user_l2"])
         total += np.sum(u2[users] * batch["user_l2"])
         if "catalogue_l2" in batch:
-            total += rows * np.sum(v2) * batch["catalogue_l2"]
+            total += rows * np.sum(v2 * batch["catalogue_l2"])
         else:
             total += np.sum(v2[batch["item"]] * batch["item_l2"])
     pairs = [pair for batch in batches for pair in pairs_of(batch)]
@@ -367,6 +367,25 @@ def test_l2_weights_sum_to_noise_times_the_squared_norms(case, stage):
     users = sorted({user for batch in batches for user in user_codes(batch)})
     items = sorted({item for _, item in pairs}) if "sampled" in case else np.arange(ITEMS)
     assert total == pytest.approx(noise * (np.sum(u2[users]) + np.sum(v2[items])), rel=1e-5)
+
+
+@every_case
+def test_l2_of_an_item_grows_with_its_popularity(case):
+    batches = list(make(case, l2_popularity=0.75).batches(0))
+    popularity = Counter(item for batch in batches for _, item in pairs_of(batch))
+    weights = np.array([max(popularity[item], 1) ** 0.75 for item in range(ITEMS)])
+    found = np.zeros(ITEMS)
+    for batch in batches:
+        rows = len(batch["user_l2"])
+        if "catalogue_l2" in batch:
+            found += rows * batch["catalogue_l2"]
+        else:
+            np.add.at(found, batch["item"], batch["item_l2"])
+    noise = reference_noise([pair for batch in batches for pair in pairs_of(batch)])
+    seen = np.array([item in popularity for item in range(ITEMS)])
+    # Under the sampled softmax an item has L2 where it is a positive.
+    expected = np.where(seen | ("sampled" not in case), noise * weights / weights.mean(), 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_an_objective_without_events_is_an_error():

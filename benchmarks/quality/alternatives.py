@@ -21,7 +21,9 @@ def scores_of(model: MultiTask, data: Data, names: Sequence[str]) -> dict[str, S
     return {name: vectors(model, data, k) for k, name in enumerate(names)}
 
 
-def fit(task: Task, model: MultiTask, data: Data, names: Sequence[str]) -> list[float]:
+def fit(
+    task: Task, model: MultiTask, data: Data, names: Sequence[str], fine_tuning: bool = False
+) -> list[float]:
     """Trains a model on `data`, judged by the mean validation recall of the objectives `names`."""
     training = task.run.config.training
     return train(
@@ -32,6 +34,8 @@ def fit(task: Task, model: MultiTask, data: Data, names: Sequence[str]) -> list[
         # A stage of CSMF may take as many.
         training.epochs + training.recover_epochs,
         training.patience,
+        training.decay,
+        fine_tuning,
     )
 
 
@@ -65,7 +69,7 @@ def sequential(task: Task) -> Ranked:
     curves, after = {}, {}
     for place, name in enumerate(task.funnel, start=1):
         data = Data(task, [name])
-        curves[name] = fit(task, model, data, [name])
+        curves[name] = fit(task, model, data, [name], fine_tuning=place > 1)
         scores = scores_of(model, data, task.funnel)
         after[name] = {
             done: task.test.discovery(scores[done], done).summary()[task.test.metric]

@@ -36,25 +36,48 @@ def cascade(overrides: Mapping[str, Any], task: Task) -> Ranked:
         for entry in log
         if entry["phase"] == "freeze"
     }
+    # How far a segment alone would bring its objective.
+    own_segment = {}
+    for k, name in enumerate(task.funnel, start=1):
+        alone = np.where(vectors.owner == k, vectors.users, 0), vectors.items
+        own_segment[name] = task.test.discovery(alone, name).summary().get(metric)
     coordinates = np.bincount(run.model.owner, minlength=len(task.funnel) + 1).tolist()
-    return Ranked(
-        scores, 1, len(run.model.owner), vectors.weighed, {"after": after, "coordinates": coordinates}
-    )
+    notes = {"after": after, "coordinates": coordinates, "own_segment": own_segment}
+    return Ranked(scores, 1, len(run.model.owner), vectors.weighed, notes)
 
 
-# The first is the method itself; `packnet` keeps a fixed and equal share of every layer for each objective.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no_principal_axes": {"capacity": {"principal_axes": False}},
+    "no_recovery": {"training": {"recover_epochs": 0}},
+    "half_recovery": {"training": {"recover_share": 0.5}},
+    "wide_view": {"capacity": {"shares": [0.75, 0.15, 0.1]}},
+    "narrow_view": {"capacity": {"shares": [0.5, 0.3, 0.2]}},
+    "tau": {"capacity": {"tau": [0.2, 0.4, 0.0]}},
+    "no_l2_popularity": {"loss": {"l2_popularity": 0.0}},
+    "no_decay": {"training": {"decay": False, "learning_rate": 0.01}},
+    "aml": {"loss": {"margin": 1.0}},
+    "aml_reversed": {"loss": {"margin": -1.0}},
+    "no_closure": {"closure": False},
+    "normalize": {"model": {"normalize": True, "temperature": 0.07}, "loss": {"l2": 0.0}},
+    "warm": {"model": {"normalize": True, "temperature": 0.15}, "loss": {"l2": 0.0}},
+    "sampled": {"loss": {"kind": "sampled"}},
+    "sampled_no_funnel": {"loss": {"kind": "sampled", "funnel_negatives": 0}},
+    "sampled_no_log_q": {"loss": {"kind": "sampled", "log_q": False}},
+    "hidden_by_unit": {"model": {"hidden": [64]}},
+    "hidden_by_weight": {"model": {"hidden": [64], "granularity": "weight"}},
+    "history": {"model": {"history": {"length": 50, "drop": 0.5}}},
+}
+"""What a variant of CSMF does otherwise than the default."""
+
+# `packnet` keeps a fixed and equal share of every layer for each objective.
 METHODS: dict[str, Callable[[Task], Ranked]] = {
     name: partial(cascade, overrides)
     for name, overrides in {
         "csmf": {},
         "packnet": {"capacity": {"shares": [1 / 3, 1 / 3, 1 / 3], "tau": None}},
-        "csmf_no_recovery": {"training": {"recover_epochs": 0}},
-        "csmf_half_recovery": {"training": {"recover_share": 0.5}},
-        "csmf_aml": {"loss": {"margin": 1.0}},
-        "csmf_aml_reversed": {"loss": {"margin": -1.0}},
-        "csmf_no_closure": {"closure": False},
         "csmf_128": {"model": {"embedding_dim": 128}},
         "csmf_256": {"model": {"embedding_dim": 256}},
+        **{f"csmf_{name}": overrides for name, overrides in ABLATIONS.items()},
     }.items()
 }
 """Name -> method."""

@@ -22,15 +22,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 import csmf_tf
 from benchmarks.quality import alternatives, csmf, peers, report
 from benchmarks.quality.fused import curve
-from benchmarks.quality.task import SPLITS, Task, configuration
+from benchmarks.quality.task import LOGS, Task, configuration, folder_of
 from csmf_tf._keras import keras, tf
 from csmf_tf.config import to_dict
 from csmf_tf.run import Run
 
 METHODS = peers.METHODS | alternatives.METHODS | csmf.METHODS
-# Variants of CSMF are run by name, and so is what takes long to lose.
-DEFAULT = [*peers.METHODS, *alternatives.METHODS, "csmf", "packnet"]
+DEFAULT = [*peers.METHODS, "csmf", "packnet", *alternatives.METHODS]
+# What takes long to lose is run by name.
 DEFAULT.remove("bpr_own")
+ABLATIONS = ["csmf", *(f"csmf_{name}" for name in csmf.ABLATIONS)]
 SMALL = [name for name in DEFAULT if not name.startswith(("ease", "bpr")) and not name.endswith("_own")]
 SMALL_OVERRIDES = ["training.epochs=5", "training.recover_epochs=3"]
 FUSED_USERS = 2000
@@ -53,7 +54,8 @@ def compute(method: str, setting: dict, task: Task) -> report.Result:
     test = task.test
     metrics = [test.metric, test.metric.replace("recall", "ndcg")]
     summary, users, met = {}, {}, {}
-    for name, scores in ranked.scores.items():
+    tested = {name: one for name, one in ranked.scores.items() if test.targets[name].counts.any()}
+    for name, scores in tested.items():
         found = test.discovery(scores, name)
         summary[name] = {metric: float(found.values[metric].mean()) for metric in metrics}
         users |= {f"{name}/{metric}": found.values[metric] for metric in metrics}
@@ -63,7 +65,7 @@ def compute(method: str, setting: dict, task: Task) -> report.Result:
             met[name] = {
                 part: {m: float(one.values[m].mean()) for m in metrics} for part, one in parts.items()
             }
-    points = curve(ranked, test.sample(FUSED_USERS))
+    points = curve(ranked, test.sample(FUSED_USERS)) if len(tested) == len(ranked.scores) else None
     measured = {
         "setting": setting,
         "metrics": summary,
@@ -110,7 +112,7 @@ def results_of(log: str, args: argparse.Namespace) -> tuple[dict, list[str]]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--logs", nargs="+", choices=SPLITS, help="default: all, taobao with --small")
+    parser.add_argument("--logs", nargs="+", choices=LOGS, help="default: all, taobao with --small")
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}"
     )
@@ -120,24 +122,30 @@ def main():
         "--out", type=pathlib.Path, help="default: build/quality, with --small build/quality-small"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in csmf-tf fit")
+    parser.add_argument(
+        "--ablations", action="store_true", help="variants of CSMF instead, one seed, on taobao"
+    )
     parser.add_argument("--small", action="store_true", help="one seed, few epochs, the quick methods")
     args = parser.parse_args()
-    args.logs = args.logs or (["taobao"] if args.small else [*SPLITS])
-    args.methods = args.methods or (SMALL if args.small else DEFAULT)
-    args.seeds = args.seeds or ([0] if args.small else [0, 1, 2])
+    part = args.small or args.ablations
+    args.logs = args.logs or (["taobao"] if part else [*LOGS])
+    args.methods = args.methods or (ABLATIONS if args.ablations else SMALL if args.small else DEFAULT)
+    args.seeds = args.seeds or ([0] if part else [0, 1, 2])
     args.out = args.out or pathlib.Path("build/quality-small" if args.small else "build/quality")
     tf.config.experimental.enable_op_determinism()
     reported = {}
     for log in args.logs:
-        if not (args.folder / log).exists():
-            print(f"left out {log}: there is no {args.folder / log}")
+        if not (folder := folder_of(log, args.folder)).exists():
+            print(f"left out {log}: there is no {folder}")
             continue
         results, metrics = results_of(log, args)
         reported[log] = report.summarise(results, metrics)
         print(f"\n{log}\n{report.table(reported[log], metrics)}\n", flush=True)
     versions = {"tensorflow": tf.__version__, "csmf_tf": csmf_tf.__version__}
     setting = {"seeds": args.seeds, "set": args.set, "small": args.small, "cores": os.cpu_count(), **versions}
-    print(json.dumps({**reported, "setting": setting}))
+    path = args.out / "summary.json"
+    path.write_text(json.dumps({**reported, "setting": setting}, indent=1))
+    print(f"all of it, with the fused rankings: {path}")
 
 
 if __name__ == "__main__":

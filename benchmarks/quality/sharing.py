@@ -14,7 +14,7 @@ from csmf_tf import build
 from csmf_tf._keras import keras, tf
 from csmf_tf.data.tables import pad_lists
 from csmf_tf.losses import StageLoss
-from csmf_tf.schedule import default_shares
+from csmf_tf.schedule import default_shares, learning_rate_factor
 from csmf_tf.towers.tower import Tower
 
 EXPERTS = 4
@@ -71,7 +71,7 @@ class Objective(NamedTuple):
 
     positives: Any
     user_l2: float
-    catalogue_l2: float
+    catalogue_l2: np.ndarray
 
 
 class Data:
@@ -93,7 +93,7 @@ class Data:
             later = train.funnel.index(name)
             chosen = train.behavior >= later if run.config.closure else train.behavior == later
             batch = next(stages[name].batches(0))
-            weights = float(batch["user_l2"][0]), float(batch["catalogue_l2"])
+            weights = float(batch["user_l2"][0]), batch["catalogue_l2"]
             self.objectives.append(Objective(train.take(chosen).items_of_users(), *weights))
         everyone = np.arange(len(train.users))
         self.features = build.user_features(run.config, run.prepared, run.model, train)
@@ -157,6 +157,8 @@ class MultiTask(keras.Model):
         for k in range(objectives):
             self.embed_users({name: values[:1] for name, values in data.users.items()}, k)
             self.embed_items({name: values[:1] for name, values in data.items.items()}, k)
+        for tower in (self.user, self.item):
+            tower.propagate_owners()
 
     def embed_users(self, encoded: dict[str, Any], k: int) -> tf.Tensor:
         """Float32 `[B, D]`: the vectors of users for objective number k."""
@@ -243,7 +245,14 @@ def _flat(gradients):
 
 
 def train(
-    model: MultiTask, data: Data, judge: Callable[[], float], optimizer: Any, epochs: int, patience: int
+    model: MultiTask,
+    data: Data,
+    judge: Callable[[], float],
+    optimizer: Any,
+    epochs: int,
+    patience: int,
+    decay: bool = True,
+    fine_tuning: bool = False,
 ) -> list[float]:
     """Trains until validation has not improved for `patience` epochs, and keeps the weights of the best.
 
@@ -254,6 +263,8 @@ def train(
         optimizer: a fresh Keras optimizer.
         epochs: the most epochs.
         patience: as above.
+        decay: whether the learning rate falls as in `csmf_tf.schedule.Schedule`.
+        fine_tuning: whether it starts low, as there.
 
     Returns:
         the metric before the first epoch and after each.
@@ -264,7 +275,10 @@ def train(
     signature = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), example)
     step = tf.function(model.step, input_signature=[signature])
     values, kept = [judge()], [v.numpy() for v in model.trainable_variables]
+    rate = float(optimizer.learning_rate)
     for epoch in range(epochs):
+        if decay:
+            optimizer.learning_rate.assign(rate * learning_rate_factor(epoch, epochs, fine_tuning))
         for batch in data.batches(epoch):
             step(tf.nest.map_structure(tf.constant, batch))
         values.append(judge())

@@ -27,6 +27,8 @@ class Batching:
         log_q: whether the sampled softmax is corrected.
         unknown_user_rate: share of rows that train the out-of-vocabulary row of the user table, so that
             unknown users get what the average user likes (own choice).
+        l2_popularity: power of the number of its positives with which the L2 of an item grows; 0 for the
+            same L2 for all (frequency-scaled regularisation, Rendle et al., 2021).
         closure: whether events of later objectives count as positives of earlier ones.
         seed: seed of every draw.
     """
@@ -39,6 +41,7 @@ class Batching:
     funnel_negatives: int = 4
     log_q: bool = True
     unknown_user_rate: float = 0.01
+    l2_popularity: float = 0.0
     closure: bool = True
     seed: int = 0
 
@@ -102,6 +105,12 @@ class StageData:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def users(self, most: int) -> dict[str, np.ndarray]:
+        """Encoded features of users with a positive, at most so many drawn at random, as of now."""
+        everyone = np.unique(self._users)
+        drawn = np.random.default_rng(self.batching.seed).permutation(everyone)[:most]
+        return self._features.latest(drawn)
+
     @property
     def rows_are_users(self) -> bool:
         """Whether a row is a user with all positives (else it is one event)."""
@@ -162,7 +171,9 @@ class StageData:
         positives = group(self._users[chosen], self._items[chosen], self._n_users)
         everyone = np.unique(self._users)
         length = self._features.length
-        noise = _noise(positives.counts, np.bincount(positives.items))
+        item_rows = np.bincount(positives.items, minlength=self._n_items)
+        noise = _noise(positives.counts, item_rows)
+        catalogue_l2 = self._item_l2(item_rows, noise / len(everyone))
         for users in _shuffled(everyone, self.batching.batch_size, share, rng):
             counts = positives.counts[users]
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -170,7 +181,7 @@ class StageData:
             yield {
                 "user": self._features.rows(users, windows),
                 "user_l2": np.full(len(users), noise, np.float32),
-                "catalogue_l2": np.float32(noise / len(everyone)),
+                "catalogue_l2": catalogue_l2,
                 "row": np.repeat(np.arange(len(users), dtype=np.int32), counts),
                 "item": positives.items[np.repeat(positives.offsets[users], counts) + within],
             }
@@ -180,6 +191,7 @@ class StageData:
         user_rows = np.bincount(self._users[chosen], minlength=self._n_users)
         item_rows = np.bincount(self._items[chosen], minlength=self._n_items)
         noise = _noise(user_rows, item_rows)
+        catalogue_l2 = self._item_l2(item_rows, noise / len(chosen))
         for events in _shuffled(chosen, self.batching.batch_size, share, rng):
             users, items = self._users[events], self._items[events]
             batch = {
@@ -189,10 +201,15 @@ class StageData:
             }
             if full:
                 row = np.arange(len(users), dtype=np.int32)
-                yield batch | {"row": row, "catalogue_l2": np.float32(noise / len(chosen))}
+                yield batch | {"row": row, "catalogue_l2": catalogue_l2}
             else:
-                item_l2 = (noise / item_rows[items]).astype(np.float32)
+                item_l2 = catalogue_l2[items] * (len(chosen) / item_rows[items]).astype(np.float32)
                 yield batch | {"item_l2": item_l2, **self._negatives(users, items, item_rows, rng)}
+
+    def _item_l2(self, item_rows, mean):
+        """float32 [N]: the weight of each item's L2 term, of a given mean."""
+        weights = np.maximum(item_rows, 1.0) ** self.batching.l2_popularity
+        return (mean / weights.mean() * weights).astype(np.float32)
 
     def _windows(self, events, histories):
         users, length = self._users[events], self._features.length

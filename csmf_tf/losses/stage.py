@@ -8,9 +8,9 @@ from csmf_tf.losses.retrieval import accidental_hits, softmax_nll
 class StageLoss:
     """Mean over the rows of the summed negative log-likelihood, plus the L2 term.
 
-    `L = mean_r [nll_r + l2 / balance * user_l2_r * |u_r - b|^2] + l2 * balance * item_l2 * |v|^2`, the norms
-    over the coordinates that the stage owns (own choice); batches hold the weights `user_l2`, `item_l2` and
-    `catalogue_l2`, see `csmf_tf.CSMF`.
+    `L = mean_r [nll_r + l2 / balance * user_l2_r * |u_r - b|^2] + l2 * balance * sum_i item_l2_i |v_i|^2`,
+    the norms over the coordinates that the stage owns (own choice); batches hold the weights `user_l2`,
+    `item_l2` and `catalogue_l2`, see `csmf_tf.CSMF`.
 
     Args:
         owner: int tensor [D], the owner of each coordinate.
@@ -52,7 +52,7 @@ class StageLoss:
         return (
             tf.reduce_sum(nll) / tf.cast(tf.shape(users)[0], tf.float32)
             + self._l2_users * tf.reduce_mean(self._user_norm(users) * batch["user_l2"])
-            + self._l2_items * tf.reduce_sum(self._norm(items)) * batch["catalogue_l2"]
+            + self._l2_items * tf.reduce_sum(self._norm(items) * batch["catalogue_l2"])
         )
 
     def sampled(self, users, shared, funnel, batch, in_batch=True):

@@ -7,6 +7,7 @@ import numpy as np
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking.pruning import cumulative_percentile_prune, prune_to_count
+from csmf_tf.towers.axes import principal_axes
 from csmf_tf.towers.features import FeatureEncoder
 from csmf_tf.towers.tower import Tower
 
@@ -79,6 +80,7 @@ class TowerPair(keras.layers.Layer):
         self.item = Tower(item_features, name="item_tower", **shared)
         for encoder, tower in ((self.user_encoder, self.user), (self.item_encoder, self.item)):
             tower(encoder(encoder.blank()))
+        self._propagate_owners()
 
     @property
     def owner(self) -> np.ndarray:
@@ -116,6 +118,29 @@ class TowerPair(keras.layers.Layer):
             for layer in self._masked_layers():
                 layer.begin(stage)
             self._propagate_owners()
+
+    def to_principal_axes(self, stage, users, items):
+        """Turns the coordinates of `stage` to their principal axes, see `CSMF.to_principal_axes`.
+
+        Args:
+            stage: the stage in training.
+            users: float [U, D], vectors whose scores count.
+            items: float [N, D], the same.
+
+        Returns:
+            Whether it did: not where hidden layers read coordinates, which would change what they see.
+        """
+        if self.hidden and any(tower.id_name for tower in (self.user, self.item)):
+            return False
+        own = np.flatnonzero(self.owner == stage)
+        axes = principal_axes(users[:, own], items[:, own], orthogonal=self.normalize)
+        for tower, change in zip((self.user, self.item), axes, strict=True):
+            for layer in tower.segment_layers:
+                for variable in layer.trainable_variables:
+                    values = variable.numpy()
+                    values[..., own] = values[..., own] @ change
+                    variable.assign(values)
+        return True
 
     def prune(self, stage, tau=None, share=None, leave=0):
         """Frees what `stage` needs least, and at least `leave` coordinates; see `CSMF.prune`."""

@@ -159,17 +159,24 @@ class Tower(keras.layers.Layer):
 
     def propagate_owners(self):
         """Tells each layer who owns its inputs, so that no stage reads what a later one may change."""
+        stack = [*self.hidden_layers, self.output_layer]
         if self.granularity == "weight":
             # Each segment is computed in a pass of its own, in which its inputs never change.
-            propagate_owners([self.output_layer])
-            return
-        inputs = np.concatenate(
-            [
-                self.tables[f.name].owner.numpy() if f.name in self.tables else np.ones(1, np.uint8)
-                for f in self.features
-            ]
-        )
-        propagate_owners([*self.hidden_layers, self.output_layer], inputs)
+            stack = [self.output_layer]
+        inputs = np.concatenate([self._input_owner(f) for f in self.features])
+        propagate_owners(stack, None if self.granularity == "weight" and self.hidden else inputs)
+
+    def _input_owner(self, feature):
+        """The first stage that may read each input that a feature gives."""
+        if feature.name not in self.tables:
+            return np.ones(1, np.uint8)
+        owner = self.tables[feature.name].owner.numpy()
+        if self.granularity == "weight" and feature.name != self.id_name:
+            return np.ones(feature.dim, np.uint8)
+        if feature.name == self.id_name and not self.hidden:
+            # The output has the id's own coordinates already: only later stages read them.
+            return np.where(owner > 0, owner + 1, 0).astype(np.uint8)
+        return owner
 
     def get_config(self):
         return {

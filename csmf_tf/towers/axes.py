@@ -1,0 +1,52 @@
+"""Principal axes of a segment: the basis in which few coordinates hold most of the scores."""
+
+import numpy as np
+
+
+def principal_axes(
+    users: np.ndarray, items: np.ndarray, orthogonal: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Changes of basis that keep all scores and sort the coordinates by what they hold.
+
+    With the second moments `G_u` and `G_v` of both sides and the singular value decomposition
+    `G_u^(1/2) G_v^(1/2) = P S Q^T`,
+
+    `A_u = c G_u^(-1/2) P S^(1/2)`, `A_v = G_v^(-1/2) Q S^(1/2) / c`
+
+    so that `(u A_u) . (v A_v) = u . v`, and the first n coordinates are the best n for the mean squared score
+    over all pairs (Eckart and Young). `c` keeps the ratio of the sides' lengths (own choice).
+
+    Args:
+        users: float [U, d], user vectors.
+        items: float [N, d], item vectors.
+        orthogonal: whether both sides are turned alike, by the eigenvectors of the mean of their moments,
+            each of trace 1; lengths stay as they are then.
+
+    Returns:
+        `A_u` and `A_v`, float64 [d, d].
+
+    Example:
+
+    >>> users, items = np.array([[3.0, 3.0], [0.1, -0.1]]), np.array([[1.0, 1.0], [1.0, -1.0]])
+    >>> of_users, of_items = principal_axes(users, items)
+    >>> np.abs(users[:1] @ of_users).round(2).tolist(), np.allclose(of_users @ of_items.T, np.eye(2))
+    ([[3.57, 0.0]], True)
+    """
+    moments = [side.T.astype(np.float64) @ side / len(side) for side in (users, items)]
+    # A side may not reach all coordinates: what it lacks is as good as nothing.
+    moments = [g + 1e-9 * max(np.trace(g), 1e-30) * np.eye(len(g)) for g in moments]
+    traces = [np.trace(g) for g in moments]
+    if orthogonal:
+        turn = np.linalg.eigh(sum(g / trace for g, trace in zip(moments, traces, strict=True)))[1][:, ::-1]
+        return turn, turn
+    (root_u, inverse_u), (root_v, inverse_v) = map(_roots, moments)
+    p, s, qt = np.linalg.svd(root_u @ root_v)
+    c = (traces[0] / traces[1]) ** 0.25
+    return c * inverse_u @ p * np.sqrt(s), inverse_v @ qt.T * np.sqrt(s) / c
+
+
+def _roots(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The square root of a symmetric positive matrix, and the inverse of that."""
+    values, vectors = np.linalg.eigh(moment)
+    roots = np.sqrt(values)
+    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
