@@ -13,7 +13,7 @@ import numpy as np
 from csmf_tf._keras import keras, tf
 from csmf_tf.data.stages import StageData
 from csmf_tf.model import CSMF
-from csmf_tf.schedule import Schedule, learning_rate_factor
+from csmf_tf.schedule import Schedule
 
 PHASES = ("fit", "prune", "recover", "freeze")
 
@@ -189,7 +189,7 @@ class Cascade:
     def _fit(self, objective):
         if self.model.objective != objective:
             self.model.begin(objective)
-        self._fit_epochs(objective, "fit", self.schedule.epochs, 1.0)
+        self._fit_epochs(objective, "fit", 1.0)
 
     def _prune(self, objective):
         further = self._state.pruning
@@ -204,7 +204,7 @@ class Cascade:
     def _recover(self, objective):
         freed = any(pruned["freed"] for pruned in self._last("prune", objective)["layers"].values())
         if freed and self.schedule.recover_epochs:
-            self._fit_epochs(objective, "recover", self.schedule.recover_epochs, self.schedule.recover_share)
+            self._fit_epochs(objective, "recover", self.schedule.recover_share)
 
     def _freeze(self, objective):
         self.model.freeze()
@@ -214,27 +214,27 @@ class Cascade:
     def _last(self, phase, objective):
         return next(e for e in reversed(self.log) if (e["phase"], e["objective"]) == (phase, objective))
 
-    def _fit_epochs(self, objective, phase, epochs, share):
+    def _fit_epochs(self, objective, phase, share):
         state = self._state
+        how = self.schedule.fit(phase, first=objective == self.model.funnel[0])
         self.model.compile(self._optimizer(), **self._compile_options)
         self.model.optimizer.build(self.model.trainable_variables)
-        first = phase == "fit" and objective == self.model.funnel[0]
-        decay = [_Decay(self.model.optimizer, epochs, fine_tuning=not first)] if self.schedule.decay else []
+        decay = [_Decay(self.model.optimizer, how)] if how.decay else []
         if state.epoch:
             self._read(state.checkpoint, self.model.optimizer)
         if self._validate and state.best is None:
             self._judge(objective, phase, {})
-        if state.epoch < epochs and state.epoch - state.best_epoch < self.schedule.patience:
+        if how.goes_on(state.epoch, state.best_epoch):
             if self._verbose:
-                print(f"\n{objective}: {phase}, up to {epochs} epochs")
+                print(f"\n{objective}: {phase}, up to {how.epochs} epochs")
             self.model.fit(
                 self.data[objective].dataset(state.epoch, share),
                 initial_epoch=state.epoch,
-                epochs=epochs,
+                epochs=how.epochs,
                 verbose=self._verbose,
                 callbacks=[
                     *decay,
-                    _EndOfEpoch(self, objective, phase),
+                    _EndOfEpoch(self, objective, phase, how),
                     *(self._callbacks(objective, phase) if self._callbacks else []),
                     keras.callbacks.TensorBoard(self.directory / "tensorboard" / f"{objective}-{phase}"),
                 ],
@@ -243,7 +243,7 @@ class Cascade:
             self._read(state.best_checkpoint)
 
     def _judge(self, objective, phase, logs):
-        """Validates, records and saves what an epoch gave; returns whether the phase should go on."""
+        """Validates, records and saves what an epoch gave."""
         state = self._state
         live = self.model.trainable_variables
         if bad := [v.name for v in live if not tf.reduce_all(tf.math.is_finite(v))]:
@@ -262,7 +262,6 @@ class Cascade:
             state.best_epoch = state.epoch
         self.log.append({"objective": objective, "phase": phase, "epoch": state.epoch, **_plain(logs)})
         self._save()
-        return state.epoch - state.best_epoch < self.schedule.patience
 
     def restore(self):
         """Reads the newest checkpoint in the directory; without one, goes on from the model's own stages."""
@@ -322,27 +321,29 @@ class Cascade:
 class _EndOfEpoch(keras.callbacks.Callback):
     """Validates, saves and decides whether to go on."""
 
-    def __init__(self, cascade, objective, phase):
+    def __init__(self, cascade, objective, phase, how):
         super().__init__()
-        self._cascade, self._objective, self._phase = cascade, objective, phase
+        self._cascade, self._objective, self._phase, self._how = cascade, objective, phase, how
 
     def on_epoch_end(self, epoch, logs=None):
-        self._cascade._state.epoch = epoch + 1
-        if not self._cascade._judge(self._objective, self._phase, logs if logs is not None else {}):
+        state = self._cascade._state
+        state.epoch = epoch + 1
+        self._cascade._judge(self._objective, self._phase, logs if logs is not None else {})
+        if not self._how.goes_on(state.epoch, state.best_epoch):
             self.model.stop_training = True
 
 
 class _Decay(keras.callbacks.LearningRateScheduler):
     """Sets the learning rate of each epoch by its number, so that a fit that goes on has the same ones."""
 
-    def __init__(self, optimizer, epochs, fine_tuning):
+    def __init__(self, optimizer, how):
         rate = optimizer.get_config()["learning_rate"]
         if isinstance(rate, Mapping):
             raise ValueError(
                 "`optimizer` should have a number as learning rate where the schedule has `decay=True`. "
                 f"Received: {rate['class_name']}; write `Schedule(decay=False)`"
             )
-        super().__init__(lambda epoch: rate * learning_rate_factor(epoch, epochs, fine_tuning))
+        super().__init__(lambda epoch: rate * how.learning_rate_factor(epoch))
 
 
 def _plain(logs):

@@ -5,6 +5,49 @@ from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
+class Fit:
+    """How long one fit lasts, and its learning rate.
+
+    Attributes:
+        epochs: most epochs.
+        patience: epochs without a better validation metric before it ends.
+        decay: whether the learning rate falls: to a fifth after 3/4 of the epochs, to a 25th in the last
+            tenth (own choice). As most is gained then, patience is not counted before.
+        fine_tuning: whether it starts at the fifth, from what another fit has reached at the lower rates.
+
+    Example:
+
+    >>> fit = Fit(epochs=20, patience=2)
+    >>> [fit.learning_rate_factor(epoch) for epoch in (0, 14, 15, 17, 18, 19)]
+    [1.0, 1.0, 0.2, 0.2, 0.04, 0.04]
+    >>> fit.goes_on(epoch=9, best_epoch=5), Fit(20, 2, fine_tuning=True).goes_on(epoch=9, best_epoch=5)
+    (True, False)
+    """
+
+    epochs: int
+    patience: int
+    decay: bool = True
+    fine_tuning: bool = False
+
+    def learning_rate_factor(self, epoch: int) -> float:
+        """By what the learning rate is multiplied in an epoch, the first of which is 0."""
+        if not self.decay:
+            return 1.0
+        if 10 * epoch >= 9 * self.epochs:
+            return 0.04
+        return 0.2 if self.fine_tuning or epoch >= self._first_drop else 1.0
+
+    def goes_on(self, epoch: int, best_epoch: int) -> bool:
+        """Whether there should be a further epoch after so many, the best of which was `best_epoch`."""
+        judged_from = self._first_drop if self.decay and not self.fine_tuning else 0
+        return epoch < self.epochs and epoch - max(best_epoch, judged_from) < self.patience
+
+    @property
+    def _first_drop(self):
+        return -(-3 * self.epochs // 4)
+
+
+@dataclasses.dataclass(frozen=True)
 class Schedule:
     """How each stage is trained and how much it keeps.
 
@@ -36,6 +79,11 @@ class Schedule:
     principal_axes: bool = True
     seed: int = 0
 
+    def fit(self, phase: str, first: bool) -> Fit:
+        """The fit of a phase, "fit" or "recover", of the first stage or of a later one."""
+        epochs = self.epochs if phase == "fit" else self.recover_epochs
+        return Fit(epochs, self.patience, self.decay, fine_tuning=phase != "fit" or not first)
+
     def pruning(self, stages: int) -> list[dict[str, float]]:
         """The arguments of `CSMF.prune` for each stage."""
         if self.shares is not None and self.tau is not None:
@@ -58,23 +106,6 @@ class Schedule:
                 f"`shares` should be positive and sum to at most 1. Received: {shares}, sum {sum(shares):g}"
             )
         return [{"share": share} for share in shares]
-
-
-def learning_rate_factor(epoch: int, epochs: int, fine_tuning: bool = False) -> float:
-    """Factor of the learning rate: 1, a fifth after 3/4 of the epochs, a 25th in the last tenth (own choice).
-
-    Fine-tuning, which is all that comes after the first fit, starts at a fifth: at the full rate it would
-    unsettle what the first fit has reached at the lower ones.
-
-    Example:
-
-    >>> [learning_rate_factor(epoch, epochs=20) for epoch in (0, 14, 15, 17, 18, 19)]
-    [1.0, 1.0, 0.2, 0.2, 0.04, 0.04]
-    >>> learning_rate_factor(0, epochs=20, fine_tuning=True)
-    0.2
-    """
-    factor = 1.0 if 4 * epoch < 3 * epochs else 0.2 if 10 * epoch < 9 * epochs else 0.04
-    return min(factor, 0.2) if fine_tuning else factor
 
 
 def default_shares(stages: int) -> list[float]:

@@ -172,19 +172,25 @@ def test_finished_cascade_trains_no_more(run, done):
         np.testing.assert_array_equal(value, expected)
 
 
-def test_phase_ends_after_patience_epochs_that_are_no_better_and_keeps_the_state_before_them(run, tmp_path):
-    values = iter([0.5, 0.4, 0.5, 0.3])
+@pytest.mark.parametrize(
+    ("decay", "values"), [(False, [0.5, 0.4, 0.5, 0.3]), (True, [0.5, 0.4, 0.5, 0.3, 0.2, 0.1])], ids=str
+)
+def test_phase_ends_after_patience_epochs_that_are_no_better_and_keeps_the_state_before_them(
+    run, tmp_path, decay, values
+):
+    # With decay, patience counts from the first drop of the rate on, which is after 4 of 5 epochs.
+    epochs, scores = (5 if decay else 9), iter(values)
     model = fresh(run, ["view"])
     before = model.towers.user.tables["user_id"].embeddings.numpy()
     made = cascade(
         run,
         tmp_path,
         model,
-        schedule=Schedule(epochs=9, recover_epochs=0, patience=3, tau=0),
-        validate=lambda model, objective: {"score": next(values)},
+        schedule=Schedule(epochs=epochs, recover_epochs=0, patience=3, tau=0, decay=decay),
+        validate=lambda model, objective: {"score": next(scores)},
     )
     log = made.run()
-    assert [entry["val_score"] for entry in entries(log, "view", "fit")] == [0.5, 0.4, 0.5, 0.3]
+    assert [entry["val_score"] for entry in entries(log, "view", "fit")] == values
     assert entries(log, "view", "recover") == []
     np.testing.assert_array_equal(model.towers.user.tables["user_id"].merged_weights()[0], before)
 
@@ -274,6 +280,41 @@ def test_data_of_an_objective_left_to_train_must_be_there(run, tmp_path):
     made = cascade(run, tmp_path, run.model)
     del made.data["buy"]
     with pytest.raises(ValueError, match=re.escape("Missing: ['buy']")):
+        made.run()
+
+
+def rates(run, directory, **schedule):
+    """The learning rates of each fit, by objective and phase."""
+    seen = {}
+
+    def callbacks(*phase):
+        def note(epoch, logs):
+            rate = made.model.optimizer.learning_rate
+            seen.setdefault(phase, []).append(round(float(rate), 6))
+
+        return [keras.callbacks.LambdaCallback(on_epoch_end=note)]
+
+    made = cascade(run, directory, validate=None, callbacks=callbacks, schedule=Schedule(**schedule))
+    made.run()
+    return seen
+
+
+def test_the_learning_rate_falls_and_what_follows_the_first_fit_starts_low(run, tmp_path):
+    found = rates(run, tmp_path / "decay", epochs=10, recover_epochs=2)
+    low = [0.01] * 9 + [0.002]
+    assert found["view", "fit"] == [0.05] * 8 + [0.01, 0.002]
+    assert found["view", "recover"] == [0.01, 0.01]
+    assert found["cart", "fit"] == found["buy", "fit"] == low
+    found = rates(run, tmp_path / "constant", epochs=2, recover_epochs=1, decay=False)
+    assert {rate for of_phase in found.values() for rate in of_phase} == {0.05}
+
+
+def test_a_learning_rate_that_is_a_schedule_cannot_decay_once_more(run, tmp_path):
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    made = cascade(run, tmp_path, optimizer=lambda: keras.optimizers.Adam(rate))
+    with pytest.raises(
+        ValueError, match=re.escape("Received: ExponentialDecay; write `Schedule(decay=False)`")
+    ):
         made.run()
 
 

@@ -1,5 +1,6 @@
 """The quality benchmark: peers, ways to share, fused curves, and a run that goes on where it stopped."""
 
+import gzip
 import itertools
 import json
 import pathlib
@@ -14,11 +15,12 @@ from csmf_tf.config import from_dict
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.simulator import simulate
 from csmf_tf.run import Run
+from csmf_tf.schedule import Fit
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks.quality import alternatives, fused, peers, run, sharing
-from benchmarks.quality.task import Ranked, Task
+from benchmarks.quality import alternatives, csmf, fused, peers, run, sharing
+from benchmarks.quality.task import Ranked, Task, configuration
 
 NAMES = ["view", "cart", "buy"]
 
@@ -40,7 +42,7 @@ def task(events, tmp_path_factory):
         "split": {"kind": "item_holdout"},
         "validation_users": 0.5,
         "model": {"embedding_dim": 6},
-        "training": {"epochs": 1, "recover_epochs": 1},
+        "training": {"epochs": 2, "recover_epochs": 1},
         "evaluate": {"ks": [5]},
     }
     base = Run(tmp_path_factory.mktemp("run"), from_dict(raw))
@@ -146,7 +148,7 @@ def test_training_lowers_the_loss_of_every_objective_and_repeats_itself(task, co
         batch = batch or next(data.batches(99))
         before = [float(loss) for loss in model.losses_of(batch)]
         # Each epoch is judged better than the one before, so the last one's weights stay.
-        sharing.train(model, data, lambda: next(judged), keras.optimizers.Adam(0.05), epochs=3, patience=1)
+        sharing.train(model, data, lambda: next(judged), keras.optimizers.Adam(0.05), Fit(3, 1, decay=False))
         results.append([float(loss) for loss in model.losses_of(batch)])
     assert np.all(np.array(results[0]) < before)
     assert results[-1] == results[0]
@@ -160,7 +162,7 @@ def test_training_keeps_the_best_epoch_and_stops_out_of_patience(task):
         seen.append(sharing.vectors(model, data, 0)[1])
         return next(judged)
 
-    values = sharing.train(model, data, judge, keras.optimizers.Adam(0.01), epochs=9, patience=2)
+    values = sharing.train(model, data, judge, keras.optimizers.Adam(0.01), Fit(9, 2, decay=False))
     assert values == [0.1, 0.3, 0.2, 0.3]
     np.testing.assert_array_equal(sharing.vectors(model, data, 0)[1], seen[1])
 
@@ -201,6 +203,46 @@ def test_sequential_reports_what_each_stage_did_to_the_earlier_objectives(task):
     }
     final = task.test.discovery(ranked.scores["view"], "view").values["recall@5"].mean()
     assert ranked.notes["after"]["buy"]["view"] == pytest.approx(final)
+
+
+def test_a_stage_that_keeps_what_was_freed_starts_from_it(task, tmp_path):
+    model = Run(tmp_path / "run", task.run.config).model
+    csmf._keep_freed(model)
+    model.begin("view")
+    learned = [variable.numpy() for variable in model.trainable_variables]
+    model.prune(share=0.5)
+    model.freeze()
+    kept = model.owner == 1
+    model.begin("cart")
+    assert 0 < kept.sum() < len(kept)
+    for variable, values in zip(model.trainable_variables, learned, strict=True):
+        np.testing.assert_array_equal(variable.numpy()[..., ~kept], values[..., ~kept])
+
+
+def test_the_published_test_file_is_the_test_part_and_whole_pairs_validate(tmp_path):
+    folder = tmp_path / "retailrocket"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = {(u, i, b) for u in range(30) for i in rng.integers(0, 20, 9) for b in NAMES[: rng.integers(1, 4)]}
+    header = "user_id,item_id,behavior,timestamp\n"
+    (folder / "events.csv.gz").write_bytes(
+        gzip.compress((header + "".join(f"u{u},i{i},{b},5\n" for u, i, b in sorted(rows))).encode())
+    )
+    held = {(u, i) for u in range(30) for i in range(20)} - {(u, i) for u, i, _ in rows}
+    held = dict(sorted(held))
+    test = "user_id,item_id,behavior\n" + "".join(f"u{u},i{i},buy\n" for u, i in held.items())
+    (folder / "published_test.csv.gz").write_bytes(gzip.compress(test.encode()))
+    config = configuration("retailrocket-published", tmp_path, tmp_path / "out", ["validation_users=0.9"])
+    split = build.prepare(config).split
+
+    def pairs(log):
+        return set(zip(log.users[log.user], log.items[log.item], strict=True))
+
+    assert pairs(split.test) == {(f"u{u}", f"i{i}") for u, i in held.items()}
+    assert set(split.test.behavior) == {2}
+    assert len(split.train) + len(split.validation) == len(rows)
+    assert 0.03 < len(split.validation) / len(rows) < 0.2
+    assert not pairs(split.train) & pairs(split.validation)
 
 
 def test_weightings_cover_the_simplex():

@@ -9,6 +9,7 @@ from csmf_tf import build
 from csmf_tf._keras import keras
 from csmf_tf.evaluation.funnel import Vectors
 from csmf_tf.evaluation.ranking import Scores
+from csmf_tf.schedule import Fit
 
 ONE_VECTOR = ("one", "segments")
 """Ways to combine after which one index holds the vectors of all objectives."""
@@ -31,11 +32,7 @@ def fit(
         data,
         lambda: task.judge(scores_of(model, data, names)),
         build.optimizer(task.run.config, task.run.prepared),
-        # A stage of CSMF may take as many.
-        training.epochs + training.recover_epochs,
-        training.patience,
-        training.decay,
-        fine_tuning,
+        Fit(training.epochs, training.patience, training.decay, fine_tuning),
     )
 
 

@@ -11,12 +11,13 @@ from csmf_tf.config import from_dict, to_dict
 from csmf_tf.run import Run
 
 
-def cascade(overrides: Mapping[str, Any], task: Task) -> Ranked:
+def cascade(overrides: Mapping[str, Any], task: Task, keep_freed: bool = False) -> Ranked:
     """Trains the cascade; killed, it goes on from its last epoch.
 
     Args:
         overrides: what differs from the default configuration, nested as it is.
         task: what to train on.
+        keep_freed: whether a stage starts from what the one before had in the coordinates that it freed.
     """
     raw = to_dict(task.run.config)
     for key, value in overrides.items():
@@ -26,6 +27,8 @@ def cascade(overrides: Mapping[str, Any], task: Task) -> Ranked:
     expected, found = (one.prepared.split.test for one in (task.run, run))
     if not np.array_equal(expected.pairs, found.pairs):
         raise ValueError("A variant should leave the split alone. Received: one with other test events")
+    if keep_freed:
+        _keep_freed(run.model)
     log = run.fit(verbose=0)
     vectors = run.evaluator().vectors(run.model)
     own = np.eye(len(task.funnel))
@@ -44,6 +47,27 @@ def cascade(overrides: Mapping[str, Any], task: Task) -> Ranked:
     coordinates = np.bincount(run.model.owner, minlength=len(task.funnel) + 1).tolist()
     notes = {"after": after, "coordinates": coordinates, "own_segment": own_segment}
     return Ranked(scores, 1, len(run.model.owner), vectors.weighed, notes)
+
+
+def _keep_freed(model):
+    prune, begin, before = model.prune, model.begin, []
+
+    def remembering(**how):
+        before[:] = [variable.numpy() for variable in model.trainable_variables]
+        return prune(**how)
+
+    def restoring(objective):
+        begin(objective)
+        if not before:
+            return
+        own = model.owner == model.stage
+        for variable, values in zip(model.trainable_variables, before, strict=True):
+            started = variable.numpy()
+            # Without hidden layers the last axis of every weight is the coordinates.
+            started[..., own] = values[..., own]
+            variable.assign(started)
+
+    model.prune, model.begin = remembering, restoring
 
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -79,5 +103,5 @@ METHODS: dict[str, Callable[[Task], Ranked]] = {
         "csmf_256": {"model": {"embedding_dim": 256}},
         **{f"csmf_{name}": overrides for name, overrides in ABLATIONS.items()},
     }.items()
-}
+} | {"csmf_keep_freed": partial(cascade, {}, keep_freed=True)}
 """Name -> method."""

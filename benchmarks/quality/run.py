@@ -31,7 +31,7 @@ METHODS = peers.METHODS | alternatives.METHODS | csmf.METHODS
 DEFAULT = [*peers.METHODS, "csmf", "packnet", *alternatives.METHODS]
 # What takes long to lose is run by name.
 DEFAULT.remove("bpr_own")
-ABLATIONS = ["csmf", *(f"csmf_{name}" for name in csmf.ABLATIONS)]
+ABLATIONS = ["csmf", "csmf_keep_freed", *(f"csmf_{name}" for name in csmf.ABLATIONS)]
 SMALL = [name for name in DEFAULT if not name.startswith(("ease", "bpr")) and not name.endswith("_own")]
 SMALL_OVERRIDES = ["training.epochs=5", "training.recover_epochs=3"]
 FUSED_USERS = 2000

@@ -14,7 +14,7 @@ from csmf_tf import build
 from csmf_tf._keras import keras, tf
 from csmf_tf.data.tables import pad_lists
 from csmf_tf.losses import StageLoss
-from csmf_tf.schedule import default_shares, learning_rate_factor
+from csmf_tf.schedule import Fit, default_shares
 from csmf_tf.towers.tower import Tower
 
 EXPERTS = 4
@@ -244,27 +244,15 @@ def _flat(gradients):
     return tf.concat([tf.reshape(tf.convert_to_tensor(g), [-1]) for g in gradients], axis=0)
 
 
-def train(
-    model: MultiTask,
-    data: Data,
-    judge: Callable[[], float],
-    optimizer: Any,
-    epochs: int,
-    patience: int,
-    decay: bool = True,
-    fine_tuning: bool = False,
-) -> list[float]:
-    """Trains until validation has not improved for `patience` epochs, and keeps the weights of the best.
+def train(model: MultiTask, data: Data, judge: Callable[[], float], optimizer: Any, how: Fit) -> list[float]:
+    """Trains as a stage of CSMF is trained, and keeps the weights of the best epoch.
 
     Args:
         model: the `MultiTask`.
         data: the `Data`.
         judge: gives the validation metric of the weights as they are.
         optimizer: a fresh Keras optimizer.
-        epochs: the most epochs.
-        patience: as above.
-        decay: whether the learning rate falls as in `csmf_tf.schedule.Schedule`.
-        fine_tuning: whether it starts low, as there.
+        how: epochs, patience and learning rate.
 
     Returns:
         the metric before the first epoch and after each.
@@ -275,17 +263,15 @@ def train(
     signature = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), example)
     step = tf.function(model.step, input_signature=[signature])
     values, kept = [judge()], [v.numpy() for v in model.trainable_variables]
-    rate = float(optimizer.learning_rate)
-    for epoch in range(epochs):
-        if decay:
-            optimizer.learning_rate.assign(rate * learning_rate_factor(epoch, epochs, fine_tuning))
+    rate, best = float(optimizer.learning_rate), 0
+    while how.goes_on(len(values) - 1, best):
+        epoch = len(values) - 1
+        optimizer.learning_rate.assign(rate * how.learning_rate_factor(epoch))
         for batch in data.batches(epoch):
             step(tf.nest.map_structure(tf.constant, batch))
         values.append(judge())
-        if max(values[:-1]) < values[-1]:
-            kept = [v.numpy() for v in model.trainable_variables]
-        elif len(values) - 1 - int(np.argmax(values)) >= patience:
-            break
+        if values[-1] > values[best]:
+            best, kept = epoch + 1, [v.numpy() for v in model.trainable_variables]
     for variable, value in zip(model.trainable_variables, kept, strict=True):
         variable.assign(value)
     return values
