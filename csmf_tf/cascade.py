@@ -195,9 +195,8 @@ class Cascade:
         further = self._state.pruning
         own = [name for name in self.model.funnel if name not in further]
         how = dict(zip(own, self._scheduled, strict=True)) | further
-        if self.schedule.principal_axes and how[objective].get("tau") != 0:
-            self.model.to_principal_axes(self.data[objective].users(AXES_USERS))
-        report = self.model.prune(**how[objective])
+        users = self.data[objective].users(AXES_USERS) if self.schedule.principal_axes else None
+        report = self.model.prune(**how[objective], users=users)
         layers = {name: pruned._asdict() for name, pruned in report.items()}
         self.log.append({"objective": objective, "phase": "prune", "layers": layers})
 
@@ -337,7 +336,8 @@ class _Decay(keras.callbacks.LearningRateScheduler):
     """Sets the learning rate of each epoch by its number, so that a fit that goes on has the same ones."""
 
     def __init__(self, optimizer, how):
-        rate = optimizer.get_config()["learning_rate"]
+        # In float16 Keras wraps it in one that scales the loss.
+        rate = getattr(optimizer, "inner_optimizer", optimizer).get_config()["learning_rate"]
         if isinstance(rate, Mapping):
             raise ValueError(
                 "`optimizer` should have a number as learning rate where the schedule has `decay=True`. "

@@ -192,34 +192,23 @@ class CSMF(tfrs.models.Model):
         self.progress.assign([stage, self.frozen_stages])
         self.retrace()
 
-    def to_principal_axes(self, encoded_users):
-        """Turns the coordinates of the stage in training so that few of them hold most of its scores.
-
-        No score changes, up to rounding: users and items are multiplied by matrices whose product is the
-        identity, see `csmf_tf.towers.principal_axes`. `prune` then frees what matters least to the scores,
-        where the coordinates as trained share them evenly (own choice).
-
-        Args:
-            encoded_users: dict of encoded user features, of users by whose scores the axes are chosen.
-
-        Returns:
-            Whether it did; a model with hidden layers above an id table is left as it is, as they read the
-            coordinates.
-        """
-        self._check_in_training("to_principal_axes")
-        users, items = self.user_vectors(encoded_users), self.item_vectors()
-        return self.towers.to_principal_axes(self.stage, users, items)
-
-    def prune(self, tau=None, share=None):
+    def prune(self, tau=None, share=None, users=None):
         """Frees what the stage in training needs least, layer by layer.
 
         The coordinates of the embedding are freed in both towers at once, by the geometric mean of their
         two L1 norms (own choice: `u_d v_d` stays when one side is scaled up and the other down).
 
+        As trained, the coordinates share the scores evenly, so that to free some costs much. Given `users`,
+        they are first turned to the principal axes of these users' scores, see
+        `csmf_tf.towers.axes.principal_axes`, and freed by what each axis holds in place of L1 norms (own
+        choice). By itself the turn changes no score, up to rounding. A model with hidden layers above an id
+        table is pruned as it is: they read the coordinates.
+
         Args:
             tau: in [0, 1), the share of each layer's L1 mass to free (CPP, paper).
             share: in (0, 1], the share of each layer that the stage may keep; the tau that meets it is
                 found. Give one of the two; a coordinate is left for each objective to come either way.
+            users: dict of encoded user features, or None.
 
         Returns:
             dict of layer name to `Pruned(kept, freed, tau)`; `"embedding"` is the coordinates.
@@ -231,7 +220,8 @@ class CSMF(tfrs.models.Model):
             )
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")
-        return self.towers.prune(self.stage, tau, share, leave=len(self.funnel) - self.stage)
+        vectors = None if users is None else (self.user_vectors(users), self.item_vectors())
+        return self.towers.prune(self.stage, tau, share, len(self.funnel) - self.stage, vectors)
 
     def freeze(self):
         """Ends the stage in training: what it owns never changes again.

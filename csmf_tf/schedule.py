@@ -58,7 +58,7 @@ class Schedule:
         patience: epochs without a better validation metric before a phase ends.
         shares: per objective, the share of every layer that its stage keeps; they may leave some free.
         tau: the share of each layer's L1 mass to free, one for all objectives or one for each. Give `shares`
-            or `tau`; with neither, shares are proportional to 1 / k^1.5 for stage k (own choice).
+            or `tau`; with neither, see `default_shares`.
         decay: whether the learning rate of each fit falls near its end, see `learning_rate_factor`.
         principal_axes: whether a stage's coordinates are turned to their principal axes before it is pruned.
         seed: seed of new weights.
@@ -109,12 +109,15 @@ class Schedule:
 
 
 def default_shares(stages: int) -> list[float]:
-    """Shares of the capacity in proportion to 1 / k^1.5 for stage k (own choice).
+    """A 24th of the capacity for each stage after the first, which keeps the rest (own choice).
+
+    Later stages read all earlier coordinates, so that few of their own are enough. The first keeps half at
+    least.
 
     Example:
 
-    >>> [round(share, 2) for share in default_shares(3)]
-    [0.65, 0.23, 0.12]
+    >>> [round(share, 3) for share in default_shares(3)]
+    [0.917, 0.042, 0.042]
     """
-    weights = [k**-1.5 for k in range(1, stages + 1)]
-    return [w / sum(weights) for w in weights]
+    later = 1 / max(24, 2 * stages)
+    return [1 - (stages - 1) * later, *[later] * (stages - 1)]

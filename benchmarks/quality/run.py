@@ -22,7 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 import csmf_tf
 from benchmarks.quality import alternatives, csmf, peers, report
 from benchmarks.quality.fused import curve
-from benchmarks.quality.task import LOGS, Task, configuration, folder_of
+from benchmarks.quality.task import LOGS, Task, configuration, files_of
 from csmf_tf._keras import keras, tf
 from csmf_tf.config import to_dict
 from csmf_tf.run import Run
@@ -135,15 +135,16 @@ def main():
     tf.config.experimental.enable_op_determinism()
     reported = {}
     for log in args.logs:
-        if not (folder := folder_of(log, args.folder)).exists():
-            print(f"left out {log}: there is no {folder}")
+        if absent := [file for file in files_of(log, args.folder) if not file.exists()]:
+            print(f"left out {log}: there is no {absent[0]}")
             continue
         results, metrics = results_of(log, args)
         reported[log] = report.summarise(results, metrics)
         print(f"\n{log}\n{report.table(reported[log], metrics)}\n", flush=True)
     versions = {"tensorflow": tf.__version__, "csmf_tf": csmf_tf.__version__}
     setting = {"seeds": args.seeds, "set": args.set, "small": args.small, "cores": os.cpu_count(), **versions}
-    path = args.out / "summary.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / ("ablations.json" if args.ablations else "summary.json")
     path.write_text(json.dumps({**reported, "setting": setting}, indent=1))
     print(f"all of it, with the fused rankings: {path}")
 

@@ -82,7 +82,7 @@ def configuration(log: str, data: pathlib.Path, out: pathlib.Path, overrides: Se
     out.mkdir(parents=True, exist_ok=True)
     raw = {"log": {"user": "user_id", "item": "item_id", "behavior": "behavior"}, **LOGS[log]}
     raw["funnel"] = ["view", "cart", "buy"]
-    events = (folder_of(log, data) / "events.csv.gz").absolute()
+    events = files_of(log, data)[0].absolute()
     if log == "retailrocket-published":
         events, raw["split"] = with_published(events, (out / f"{log}.csv").absolute())
     raw["log"]["path"] = str(events)
@@ -93,9 +93,11 @@ def configuration(log: str, data: pathlib.Path, out: pathlib.Path, overrides: Se
     return load_config(written, overrides)
 
 
-def folder_of(log: str, data: pathlib.Path) -> pathlib.Path:
-    """Where the files of a log are."""
-    return data / log.removesuffix("-published")
+def files_of(log: str, data: pathlib.Path) -> list[pathlib.Path]:
+    """The files that a log is read from."""
+    published = log.endswith("-published")
+    folder = data / log.removesuffix("-published")
+    return [folder / "events.csv.gz", *([folder / "published_test.csv.gz"] if published else [])]
 
 
 def with_published(events: pathlib.Path, joined: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:

@@ -207,9 +207,9 @@ class StageData:
                 yield batch | {"item_l2": item_l2, **self._negatives(users, items, item_rows, rng)}
 
     def _item_l2(self, item_rows, mean):
-        """float32 [N]: the weight of each item's L2 term, of a given mean."""
+        """float32 [N]: the weight of each item's L2 term, of a given mean over the items with positives."""
         weights = np.maximum(item_rows, 1.0) ** self.batching.l2_popularity
-        return (mean / weights.mean() * weights).astype(np.float32)
+        return (mean / weights[item_rows > 0].mean() * weights).astype(np.float32)
 
     def _windows(self, events, histories):
         users, length = self._users[events], self._features.length

@@ -1,11 +1,19 @@
 """Principal axes of a segment: the basis in which few coordinates hold most of the scores."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 
-def principal_axes(
-    users: np.ndarray, items: np.ndarray, orthogonal: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+class Axes(NamedTuple):
+    """Changes of basis of users and items, float64 `[d, d]`, and what each new coordinate holds, `[d]`."""
+
+    users: np.ndarray
+    items: np.ndarray
+    held: np.ndarray
+
+
+def principal_axes(users: np.ndarray, items: np.ndarray, orthogonal: bool = False) -> Axes:
     """Changes of basis that keep all scores and sort the coordinates by what they hold.
 
     With the second moments `G_u` and `G_v` of both sides and the singular value decomposition
@@ -14,7 +22,8 @@ def principal_axes(
     `A_u = c G_u^(-1/2) P S^(1/2)`, `A_v = G_v^(-1/2) Q S^(1/2) / c`
 
     so that `(u A_u) . (v A_v) = u . v`, and the first n coordinates are the best n for the mean squared score
-    over all pairs (Eckart and Young). `c` keeps the ratio of the sides' lengths (own choice).
+    over all pairs (Eckart and Young). `c` keeps the ratio of the sides' lengths (own choice). What a
+    coordinate holds is the root of the product of its mean squares on both sides, here its entry of `S`.
 
     Args:
         users: float [U, d], user vectors.
@@ -23,26 +32,32 @@ def principal_axes(
             each of trace 1; lengths stay as they are then.
 
     Returns:
-        `A_u` and `A_v`, float64 [d, d].
+        `Axes`: `A_u`, `A_v`, and what each coordinate holds.
 
     Example:
 
     >>> users, items = np.array([[3.0, 3.0], [0.1, -0.1]]), np.array([[1.0, 1.0], [1.0, -1.0]])
-    >>> of_users, of_items = principal_axes(users, items)
-    >>> np.abs(users[:1] @ of_users).round(2).tolist(), np.allclose(of_users @ of_items.T, np.eye(2))
+    >>> axes = principal_axes(users, items)
+    >>> np.abs(users[:1] @ axes.users).round(2).tolist(), np.allclose(axes.users @ axes.items.T, np.eye(2))
     ([[3.57, 0.0]], True)
+    >>> axes.held.round(2).tolist()
+    [3.0, 0.1]
     """
-    moments = [side.T.astype(np.float64) @ side / len(side) for side in (users, items)]
+    moments = [(side.T @ side).astype(np.float64) / len(side) for side in (users, items)]
     # A side may not reach all coordinates: what it lacks is as good as nothing.
     moments = [g + 1e-9 * max(np.trace(g), 1e-30) * np.eye(len(g)) for g in moments]
     traces = [np.trace(g) for g in moments]
     if orthogonal:
-        turn = np.linalg.eigh(sum(g / trace for g, trace in zip(moments, traces, strict=True)))[1][:, ::-1]
-        return turn, turn
-    (root_u, inverse_u), (root_v, inverse_v) = map(_roots, moments)
-    p, s, qt = np.linalg.svd(root_u @ root_v)
-    c = (traces[0] / traces[1]) ** 0.25
-    return c * inverse_u @ p * np.sqrt(s), inverse_v @ qt.T * np.sqrt(s) / c
+        mean = sum(g / trace for g, trace in zip(moments, traces, strict=True))
+        turn = np.linalg.eigh(mean)[1][:, ::-1]
+        changes = turn, turn
+    else:
+        (root_u, inverse_u), (root_v, inverse_v) = map(_roots, moments)
+        p, s, qt = np.linalg.svd(root_u @ root_v)
+        c = (traces[0] / traces[1]) ** 0.25
+        changes = c * inverse_u @ p * np.sqrt(s), inverse_v @ qt.T * np.sqrt(s) / c
+    squares = [np.einsum("ij,ik,kj->j", a, g, a) for a, g in zip(changes, moments, strict=True)]
+    return Axes(*changes, np.sqrt(squares[0] * squares[1]))
 
 
 def _roots(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -119,48 +119,51 @@ class TowerPair(keras.layers.Layer):
                 layer.begin(stage)
             self._propagate_owners()
 
-    def to_principal_axes(self, stage, users, items):
-        """Turns the coordinates of `stage` to their principal axes, see `CSMF.to_principal_axes`.
+    def prune(self, stage, tau=None, share=None, leave=0, vectors=None):
+        """Frees what `stage` needs least, and at least `leave` coordinates; see `CSMF.prune`.
 
-        Args:
-            stage: the stage in training.
-            users: float [U, D], vectors whose scores count.
-            items: float [N, D], the same.
-
-        Returns:
-            Whether it did: not where hidden layers read coordinates, which would change what they see.
+        `vectors` are those of some users and of the items, whose scores choose the principal axes.
         """
-        if self.hidden and any(tower.id_name for tower in (self.user, self.item)):
-            return False
-        own = np.flatnonzero(self.owner == stage)
-        axes = principal_axes(users[:, own], items[:, own], orthogonal=self.normalize)
-        for tower, change in zip((self.user, self.item), axes, strict=True):
-            for layer in tower.segment_layers:
-                for variable in layer.trainable_variables:
-                    values = variable.numpy()
-                    values[..., own] = values[..., own] @ change
-                    variable.assign(values)
-        return True
-
-    def prune(self, stage, tau=None, share=None, leave=0):
-        """Frees what `stage` needs least, and at least `leave` coordinates; see `CSMF.prune`."""
-        groups = {"embedding": [*self.user.segment_layers, *self.item.segment_layers]}
-        groups |= {name: [layer] for name, layer in self._inner_layers()}
+        groups = {name: [layer] for name, layer in self._inner_layers()}
+        importance = {name: layers[0].importance() for name, layers in groups.items()}
+        groups["embedding"] = [*self.user.segment_layers, *self.item.segment_layers]
+        importance["embedding"] = np.sqrt(
+            self.user.coordinate_importance() * self.item.coordinate_importance()
+        )
+        axes = None if vectors is None or not self._may_turn else self._axes(stage, *vectors)
+        if axes:
+            importance["embedding"][self.owner == stage] = axes.held
         # All is chosen before the first is freed, so that an error leaves everything as it was.
         chosen = {}
         for name, layers in groups.items():
             owned = layers[0].owner.numpy() == stage
-            if name == "embedding":
-                importance = self.user.coordinate_importance() * self.item.coordinate_importance()
-                freed, found = _select(np.sqrt(importance), owned, tau, share, leave)
-            else:
-                freed, found = _select(layers[0].importance(), owned, tau, share)
+            freed, found = _select(importance[name], owned, tau, share, leave if name == "embedding" else 0)
             chosen[name] = freed, Pruned(int(np.sum(owned & ~freed)), int(np.sum(freed)), found)
+        if axes and chosen["embedding"][0].any():
+            self._turn(stage, axes)
         for name, (freed, _) in chosen.items():
             for layer in groups[name]:
                 layer.release(freed)
         self._propagate_owners()
         return {name: pruned for name, (_, pruned) in chosen.items()}
+
+    @property
+    def _may_turn(self):
+        # Hidden layers that read the coordinates of an id would see others.
+        return not self.hidden or not any(tower.id_name for tower in (self.user, self.item))
+
+    def _axes(self, stage, users, items):
+        own = self.owner == stage
+        return principal_axes(users[:, own], items[:, own], orthogonal=self.normalize)
+
+    def _turn(self, stage, axes):
+        own = np.flatnonzero(self.owner == stage)
+        for tower, change in ((self.user, axes.users), (self.item, axes.items)):
+            for layer in tower.segment_layers:
+                for variable in layer.trainable_variables:
+                    values = variable.numpy()
+                    values[..., own] = values[..., own] @ change.astype(values.dtype)
+                    variable.assign(values)
 
     def freeze(self):
         """Moves what the stage in training owns to the frozen weights, in all layers or on an error none."""
