@@ -37,6 +37,15 @@ def test_first_coordinates_are_the_best_of_that_number():
     np.testing.assert_allclose(np.linalg.norm(users_turned) / np.linalg.norm(items_turned), ratio)
 
 
+def test_fewer_users_than_coordinates_are_enough():
+    users, items = RNG.normal(size=(2, 8)).astype(np.float32), RNG.normal(size=(3, 8)).astype(np.float32)
+    axes = principal_axes(users, items)
+    assert np.isfinite(axes.users).all()
+    assert np.isfinite(axes.items).all()
+    np.testing.assert_allclose((users @ axes.users) @ (items @ axes.items).T, users @ items.T, rtol=1e-4)
+    assert (axes.held[2:] < 1e-3 * axes.held[0]).all()
+
+
 def test_orthogonal_axes_keep_lengths():
     users, items = RNG.normal(size=(50, 5)) * [1, 9, 1, 2, 1], RNG.normal(size=(60, 5))
     of_users, of_items, held = principal_axes(users, items, orthogonal=True)

@@ -144,9 +144,10 @@ class MultiTask(keras.Model):
     def __init__(self, task: Task, data: Data, combine: str = "one", balance: str = "sum"):
         super().__init__()
         objectives, settings = len(data.objectives), task.run.config.model
-        shares = np.cumsum(default_shares(objectives)) if combine == "segments" else [1.0]
-        ends = np.round(np.array(shares) * task.dim)
-        self.owner = 1 + np.searchsorted(ends, np.arange(task.dim), side="right").astype(np.int32)
+        shares = default_shares(objectives) if combine == "segments" else [1.0]
+        later = np.maximum(np.diff(np.round(np.cumsum(shares) * task.dim)), 1).astype(int)
+        sizes = [task.dim - later.sum(), *later]
+        self.owner = np.repeat(np.arange(1, len(sizes) + 1, dtype=np.int32), sizes)
         self.data, self.combine, self.balance, self.loss_config = data, combine, balance, task.run.config.loss
         features = task.run.model.towers
         self.user = Tower(features.user.features, task.dim, settings.hidden, bias=task.dim**-0.5)

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_ROWS = 65_536
+
 
 class Axes(NamedTuple):
     """Changes of basis of users and items, float64 `[d, d]`, and what each new coordinate holds, `[d]`."""
@@ -43,7 +45,7 @@ def principal_axes(users: np.ndarray, items: np.ndarray, orthogonal: bool = Fals
     >>> axes.held.round(2).tolist()
     [3.0, 0.1]
     """
-    moments = [(side.T @ side).astype(np.float64) / len(side) for side in (users, items)]
+    moments = [_moment(side) for side in (users, items)]
     # A side may not reach all coordinates: what it lacks is as good as nothing.
     moments = [g + 1e-9 * max(np.trace(g), 1e-30) * np.eye(len(g)) for g in moments]
     traces = [np.trace(g) for g in moments]
@@ -58,6 +60,12 @@ def principal_axes(users: np.ndarray, items: np.ndarray, orthogonal: bool = Fals
         changes = c * inverse_u @ p * np.sqrt(s), inverse_v @ qt.T * np.sqrt(s) / c
     squares = [np.einsum("ij,ik,kj->j", a, g, a) for a, g in zip(changes, moments, strict=True)]
     return Axes(*changes, np.sqrt(squares[0] * squares[1]))
+
+
+def _moment(side: np.ndarray) -> np.ndarray:
+    """Mean of v v^T over the rows, in double precision, a part of them at a time."""
+    parts = (side[at : at + _ROWS].astype(np.float64) for at in range(0, len(side), _ROWS))
+    return sum((part.T @ part for part in parts), np.zeros([side.shape[1]] * 2)) / len(side)
 
 
 def _roots(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
