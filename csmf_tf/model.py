@@ -205,7 +205,8 @@ class CSMF(tfrs.models.Model):
         table is pruned as it is: they read the coordinates.
 
         Args:
-            tau: in [0, 1), the share of each layer's L1 mass to free (CPP, paper).
+            tau: in [0, 1), the share of each layer's L1 mass to free (CPP, paper); given `users`, of the
+                embedding the share of the sum of what its axes hold.
             share: in (0, 1], the share of each layer that the stage may keep; the tau that meets it is
                 found. Give one of the two; a coordinate is left for each objective to come either way.
             users: dict of encoded user features, or None.

@@ -55,11 +55,12 @@ class Schedule:
         epochs: most epochs of a stage's fit.
         recover_epochs: most epochs of accuracy recovery after pruning.
         recover_share: share of the stage's data that a recovery epoch sees.
-        patience: epochs without a better validation metric before a phase ends.
+        patience: epochs without a better validation metric before a phase ends, see `Fit`.
         shares: per objective, the share of every layer that its stage keeps; they may leave some free.
-        tau: the share of each layer's L1 mass to free, one for all objectives or one for each. Give `shares`
-            or `tau`; with neither, see `default_shares`.
-        decay: whether the learning rate of each fit falls near its end, see `learning_rate_factor`.
+        tau: the share of each layer's mass to free, see `CSMF.prune`, one for all objectives or one for each.
+            Give `shares` or `tau`; with neither, see `default_shares`.
+        decay: whether the learning rate falls near the end of a fit, see `Fit`. All that follows the first
+            fit is fine-tuning.
         principal_axes: whether a stage's coordinates are turned to their principal axes before it is pruned.
         seed: seed of new weights.
 

@@ -274,7 +274,7 @@ def test_a_point_above_the_front_dominates_some_of_it_and_is_dominated_by_none()
     assert fused.above(points, others).tolist() == [True, False, False, False, True]
 
 
-def test_a_run_computes_what_is_missing_and_nothing_twice(events, tmp_path, monkeypatch, capsys):
+def test_a_run_computes_what_is_missing_and_nothing_twice(events, tmp_path, monkeypatch):
     # It would hold for all tests that follow in this process.
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
     computed = []
