@@ -248,7 +248,7 @@ def test_the_published_test_file_is_the_test_part_and_whole_pairs_validate(tmp_p
 
 def test_weightings_cover_the_simplex():
     weights = fused.weightings(3)
-    assert len(np.unique(weights, axis=0)) == 21
+    assert len(np.unique(weights, axis=0)) == 66
     np.testing.assert_allclose(weights.sum(axis=1), 1)
 
 
@@ -265,7 +265,7 @@ def test_merged_vectors_rank_as_standardised_scores_do(task):
     expected = fused.merged(dense, some)(weights)(some)
     np.testing.assert_allclose(scores - scores.mean(axis=1, keepdims=True), expected, atol=1e-4)
     found = fused.curve(Ranked(dict(enumerate(pairs)), 2, 4), task.test)
-    assert found.shape == (6, 3)
+    assert found.shape == (11, 3)
 
 
 def test_a_point_above_the_front_dominates_some_of_it_and_is_dominated_by_none():
@@ -322,4 +322,4 @@ def test_a_run_computes_what_is_missing_and_nothing_twice(events, tmp_path, monk
         for objective in NAMES:
             recall = one["objectives"][objective]["recall@50"]
             assert recall["interval"][0] <= recall["mean"] <= recall["interval"][1]
-    assert first["fronts"]["one search"]["of"] == len(csmf["fused"]) == 21
+    assert first["fronts"]["one search"]["of"] == len(csmf["fused"]) == 66

@@ -8,11 +8,11 @@ from benchmarks.quality.task import Ranked
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.evaluation.ranking import Scores, Shortlist
 
-STEPS = 5
+STEPS = 10
 
 
 def weightings(objectives: int, steps: int = STEPS) -> np.ndarray:
-    """All weights in steps of 1 / `steps` that sum to 1, float64 `[W, K]`: 21 for three objectives."""
+    """All weights in steps of 1 / `steps` that sum to 1, float64 `[W, K]`: 66 for three objectives."""
 
     def shared(left: int, places: int) -> Iterator[tuple[int, ...]]:
         if places == 1:
