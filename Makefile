@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-ablations clean
+.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ bench-quality: venv  ## CSMF beside every alternative, 3 seeds, hours; killed, i
 
 bench-quality-small: venv  ## the same in minutes: one log, one seed, few epochs
 	$(BIN)/python benchmarks/quality/run.py --small
+
+bench-published: venv  ## CSMF beside a few peers on a published test file, 3 seeds, hours
+	$(BIN)/python benchmarks/quality/run.py --published
 
 bench-ablations: venv  ## variants of CSMF, one log, one seed
 	$(BIN)/python benchmarks/quality/run.py --ablations

@@ -3,8 +3,12 @@
 import gzip
 import itertools
 import json
+import os
 import pathlib
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -19,7 +23,7 @@ from csmf_tf.schedule import Fit
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks.quality import alternatives, csmf, fused, peers, run, sharing
+from benchmarks.quality import alternatives, compute, csmf, fused, peers, run, sharing, workers
 from benchmarks.quality.task import Ranked, Task, configuration
 
 NAMES = ["view", "cart", "buy"]
@@ -274,44 +278,42 @@ def test_a_point_above_the_front_dominates_some_of_it_and_is_dominated_by_none()
     assert fused.above(points, others).tolist() == [True, False, False, False, True]
 
 
-def test_a_run_computes_what_is_missing_and_nothing_twice(events, tmp_path, monkeypatch):
+@pytest.fixture
+def report(events, tmp_path, monkeypatch):
+    """Function of methods and further arguments that runs the benchmark, and gives what it reports."""
     # It would hold for all tests that follow in this process.
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
+    quick = ["training.epochs=1", "training.recover_epochs=1", "model.embedding_dim=6"]
+    settings = [part for value in quick for part in ("--set", value)]
+
+    def reported(methods, *further, out=tmp_path):
+        where = ["--logs", "taobao", "--folder", str(events), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", ["run.py", *where, "--methods", *methods, *settings, *further])
+        run.main()
+        return json.loads((out / "summary.json").read_text())["taobao"]
+
+    return reported
+
+
+def test_a_run_computes_what_is_missing_and_nothing_twice(report, tmp_path, monkeypatch):
     computed = []
 
     def counted(name, method):
         return lambda task: computed.append((name, task.seed)) or method(task)
 
     for name in ("popularity", "counting", "esmm", "csmf"):
-        monkeypatch.setitem(run.METHODS, name, counted(name, run.METHODS[name]))
+        monkeypatch.setitem(compute.METHODS, name, counted(name, compute.METHODS[name]))
 
-    def report(methods, *further):
-        arguments = [
-            "--logs",
-            "taobao",
-            "--methods",
-            *methods,
-            "--folder",
-            str(events),
-            "--out",
-            str(tmp_path),
-        ]
-        quick = ["training.epochs=1", "training.recover_epochs=1", "model.embedding_dim=6"]
-        settings = [part for value in quick for part in ("--set", value)]
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *settings, *further])
-        run.main()
-        return json.loads((tmp_path / "summary.json").read_text())["taobao"]
-
-    methods = ["popularity", "counting", "esmm", "csmf"]
-    first = report(methods, "--seeds", "0")
+    methods, one_process = ["popularity", "counting", "esmm", "csmf"], ("--workers", "1")
+    first = report(methods, *one_process, "--seeds", "0")
     assert computed == [("popularity", 0), ("counting", 0), ("esmm", 0), ("csmf", 0)]
-    assert report(methods, "--seeds", "0") == first
+    assert report(methods, *one_process, "--seeds", "0") == first
     assert len(computed) == 4
     (tmp_path / "taobao" / "esmm-0.json").unlink()
-    both = report(["popularity", "esmm"], "--seeds", "0", "1")
+    both = report(["popularity", "esmm"], *one_process, "--seeds", "0", "1")
     assert computed[4:] == [("esmm", 0), ("esmm", 1)]
     assert {name: one["seeds"] for name, one in both["methods"].items()} == {"popularity": 1, "esmm": 2}
-    report(["popularity", "esmm"], "--seeds", "0", "--set", "loss.l2=0.3")
+    report(["popularity", "esmm"], *one_process, "--seeds", "0", "--set", "loss.l2=0.3")
     assert computed[6:] == [("esmm", 0)]
     assert not list(tmp_path.glob("taobao/unfinished*"))
 
@@ -323,3 +325,53 @@ def test_a_run_computes_what_is_missing_and_nothing_twice(events, tmp_path, monk
             recall = one["objectives"][objective]["recall@50"]
             assert recall["interval"][0] <= recall["mean"] <= recall["interval"][1]
     assert first["fronts"]["one search"]["of"] == len(csmf["fused"]) == 66
+
+
+def test_workers_compute_what_one_process_does_and_nothing_twice(report, tmp_path, monkeypatch, capfd):
+    methods = ["ials_union", "esmm"]
+    expected = report(methods, "--seeds", "0", "--workers", "1", out=tmp_path / "one")
+    capfd.readouterr()
+    found = report(methods, "--seeds", "0", "--workers", "2")
+    printed = capfd.readouterr().out
+    for name in methods:
+        assert printed.count(f"taobao {name} 0: ") == 1
+        assert found["methods"][name]["objectives"] == expected["methods"][name]["objectives"]
+    monkeypatch.setattr(workers, "run_all", None)
+    assert report(methods, "--seeds", "0", "--workers", "2") == found
+    assert not list(tmp_path.glob("taobao/unfinished*"))
+
+
+def test_a_worker_that_fails_ends_the_others_and_says_why(tmp_path):
+    written = [tmp_path / name for name in ("first", "ended", "never")]
+    write = "import pathlib, sys, time; time.sleep({}); pathlib.Path(sys.argv[1]).write_text('')"
+    fail = "import time; time.sleep(2); raise ValueError('no events')"
+    codes = {"first": write.format(0), "ended": write.format(60), "failing": fail, "never": write.format(0)}
+    commands = {name: [sys.executable, "-c", code, str(tmp_path / name)] for name, code in codes.items()}
+    started = time.monotonic()
+    with pytest.raises(SystemExit, match=r"(?s)failing should end with exit code 0\. Received: 1.*no events"):
+        workers.run_all(commands, 2)
+    assert time.monotonic() - started < 30
+    assert [path.exists() for path in written] == [True, False, False]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_workers_share_the_cores(at_once, tmp_path, capfd):
+    code = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['OPENBLAS_NUM_THREADS'])"
+    workers.run_all({str(place): [sys.executable, "-c", code] for place in range(at_once)}, at_once)
+    cores = sorted(os.sched_getaffinity(0))
+    shares = [cores[place % len(cores) :: at_once] for place in range(at_once)]
+    assert sorted(capfd.readouterr().out.splitlines()) == sorted(f"{one} {len(one)}" for one in shares)
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_leaves_no_worker_behind(signalled):
+    work = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+    code = f"from benchmarks.quality.workers import run_all; run_all({{'work': {work}}}, 1)"
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as main:
+        worker = int(main.stdout.readline())
+        main.send_signal(signalled)
+        assert main.wait(30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
