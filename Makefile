@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations clean
+.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations lightgcn clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,17 @@ bench-published: venv  ## CSMF beside a few peers on a published test file, 3 se
 
 bench-ablations: venv  ## variants of CSMF, one log, one seed
 	$(BIN)/python benchmarks/quality/run.py --ablations
+
+# The CPU build of torch is not on PyPI.
+TORCH ?= https://download.pytorch.org/whl/cpu
+
+lightgcn: .venv-lightgcn/filled  ## make .venv-lightgcn, for lightgcn_union of the quality benchmark
+
+.venv-lightgcn/filled: benchmarks/quality/lightgcn.txt
+	$(PYTHON) -m venv .venv-lightgcn
+	.venv-lightgcn/bin/python -m pip install --no-deps --extra-index-url $(TORCH) $$(grep ^torch $<)
+	.venv-lightgcn/bin/python -m pip install --requirement $<
+	@touch $@
 
 clean:  ## remove what was built; keeps .venv
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

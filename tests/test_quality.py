@@ -23,7 +23,7 @@ from csmf_tf.schedule import Fit
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks.quality import alternatives, compute, csmf, fused, peers, run, sharing, workers
+from benchmarks.quality import alternatives, compute, csmf, fused, graph, peers, run, sharing, workers
 from benchmarks.quality.task import Ranked, Task, configuration
 
 NAMES = ["view", "cart", "buy"]
@@ -51,6 +51,23 @@ def task(events, tmp_path_factory):
     }
     base = Run(tmp_path_factory.mktemp("run"), from_dict(raw))
     return Task(base, base.validation(), base.evaluator(), 0, tmp_path_factory.mktemp("scratch") / "run")
+
+
+@pytest.fixture
+def report(events, tmp_path, monkeypatch):
+    """Function of methods and further arguments that runs the benchmark, and gives what it reports."""
+    # It would hold for all tests that follow in this process.
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
+    quick = ["training.epochs=1", "training.recover_epochs=1", "model.embedding_dim=6"]
+    settings = [part for value in quick for part in ("--set", value)]
+
+    def reported(methods, *further, out=tmp_path):
+        where = ["--logs", "taobao", "--folder", str(events), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", ["run.py", *where, "--methods", *methods, *settings, *further])
+        run.main()
+        return json.loads((out / "summary.json").read_text())["taobao"]
+
+    return reported
 
 
 def test_interactions_hold_what_was_done_and_weigh_the_later_behaviours_more():
@@ -101,6 +118,38 @@ def test_the_setting_is_chosen_on_the_validation_part(task):
 
     _, taken = peers.fitted(fit, [-1.0, 1.0], "own", task)
     assert taken == [1.0, 1.0, 1.0]
+
+
+STAND_IN = """
+import sys
+import numpy as np
+pairs = np.load(sys.argv[1])
+users = np.zeros(pairs["shape"])
+users[tuple(pairs["train"].T)] = 1
+curve = [len(pairs["validation"]), pairs["dim"], pairs["seed"]]
+np.savez(sys.argv[2], users=users, items=np.eye(users.shape[1]), curve=curve, seconds=2)
+"""
+
+
+def test_the_graph_model_is_given_pairs_and_gives_vectors(task, tmp_path, monkeypatch):
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(graph, "INTERPRETER", sys.executable)
+    monkeypatch.setattr(graph, "SCRIPT", script)
+    ranked = graph.METHODS["lightgcn_union"](task)
+    split = task.run.prepared.split
+    users, items = ranked.scores["buy"]
+    np.testing.assert_array_equal(users @ items.T, peers.interactions(split.train, "union").toarray())
+    # Of a hold-out of items, no pair is in both parts.
+    validation = peers.interactions(split.validation, "union").nnz
+    assert ranked.notes == {"curve": [validation, 6, 0], "seconds_an_epoch": 2}
+
+
+def test_the_graph_model_is_left_out_without_its_environment(report, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(graph, "INTERPRETER", tmp_path / "python")
+    found = report(["popularity", "lightgcn_union"], "--seeds", "0")
+    assert list(found["methods"]) == ["popularity"]
+    assert "left out ['lightgcn_union']: " in capsys.readouterr().out
 
 
 def test_projected_gradients_are_those_of_pcgrad():
@@ -276,23 +325,6 @@ def test_a_point_above_the_front_dominates_some_of_it_and_is_dominated_by_none()
     others = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.2]])
     points = np.array([[0.6, 0.6], [0.5, 0.5], [0.1, 0.9], [0.4, 0.4], [0.9, 0.2]])
     assert fused.above(points, others).tolist() == [True, False, False, False, True]
-
-
-@pytest.fixture
-def report(events, tmp_path, monkeypatch):
-    """Function of methods and further arguments that runs the benchmark, and gives what it reports."""
-    # It would hold for all tests that follow in this process.
-    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
-    quick = ["training.epochs=1", "training.recover_epochs=1", "model.embedding_dim=6"]
-    settings = [part for value in quick for part in ("--set", value)]
-
-    def reported(methods, *further, out=tmp_path):
-        where = ["--logs", "taobao", "--folder", str(events), "--out", str(out)]
-        monkeypatch.setattr(sys, "argv", ["run.py", *where, "--methods", *methods, *settings, *further])
-        run.main()
-        return json.loads((out / "summary.json").read_text())["taobao"]
-
-    return reported
 
 
 def test_a_run_computes_what_is_missing_and_nothing_twice(report, tmp_path, monkeypatch):

@@ -16,14 +16,15 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 
-from benchmarks.quality import alternatives, csmf, peers, report
+from benchmarks.quality import alternatives, csmf, graph, peers, report
 from benchmarks.quality.fused import curve
 from benchmarks.quality.task import Task
 from csmf_tf._keras import tf
 from csmf_tf.config import Config, to_dict
 from csmf_tf.run import Run
 
-METHODS = peers.METHODS | alternatives.METHODS | csmf.METHODS
+TRAINED = alternatives.METHODS | csmf.METHODS
+METHODS = peers.METHODS | graph.METHODS | TRAINED
 FUSED_USERS = 2000
 
 
@@ -31,7 +32,7 @@ def setting_of(method: str, config: Config, seed: int) -> dict:
     """What a result depends on, apart from the code."""
     plain = to_dict(config)
     keys = ("funnel", "split", "validation_users", "evaluate", "model")
-    if method not in peers.METHODS:
+    if method in TRAINED:
         keys = tuple(key for key in plain if key != "log")
     return {"method": method, "seed": seed, **{key: plain[key] for key in keys}}
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 
 import csmf_tf
-from benchmarks.quality import alternatives, compute, csmf, peers, report, workers
+from benchmarks.quality import alternatives, compute, csmf, graph, peers, report, workers
 from benchmarks.quality.task import LOGS, configuration, files_of
 from csmf_tf._keras import keras, tf
 from csmf_tf.run import Run
@@ -111,6 +111,11 @@ def main():
     elif args.small:
         methods = SMALL
     args.logs, args.methods = args.logs or logs, args.methods or methods
+    if not graph.INTERPRETER.exists() and set(args.methods) & set(graph.METHODS):
+        print(f"left out {[*graph.METHODS]}: there is no {graph.INTERPRETER}; `make lightgcn` makes it")
+        args.methods = [method for method in args.methods if method not in graph.METHODS]
+        if not args.methods:
+            return
     args.seeds = args.seeds or ([0] if part else [0, 1, 2])
     args.out = args.out or pathlib.Path("build/quality-small" if args.small else "build/quality")
     tf.config.experimental.enable_op_determinism()

@@ -41,7 +41,8 @@ def run_all(commands: Mapping[str, Sequence[str]], at_once: int) -> None:
                         sys.exit(_failure(name, process.returncode, errors.read_text()))
     finally:
         for process in running:
-            process.terminate()
+            # With it goes what it has started.
+            os.killpg(process.pid, signal.SIGTERM)
         for process in running:
             process.wait()
         signal.signal(signal.SIGTERM, before)
@@ -50,7 +51,7 @@ def run_all(commands: Mapping[str, Sequence[str]], at_once: int) -> None:
 def _started(command, cores, errors):
     environment = os.environ | {"OPENBLAS_NUM_THREADS": str(len(cores))}
     with errors.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stderr=file)
+        process = subprocess.Popen(command, env=environment, stderr=file, process_group=0)
     # It is still starting: TensorFlow and the rankings will have as many threads as it has cores.
     os.sched_setaffinity(process.pid, cores)
     return process
