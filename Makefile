@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations lightgcn clean
+.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives lightgcn clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ bench-quality-small: venv  ## the same in minutes: one log, one seed, few epochs
 
 bench-published: venv  ## CSMF beside a few peers on a published test file, 3 seeds, hours
 	$(BIN)/python benchmarks/quality/run.py --published
+
+bench-negatives: venv  ## kinds of negatives, 3 seeds, three logs of one objective
+	$(BIN)/python benchmarks/quality/run.py --negatives
 
 bench-ablations: venv  ## variants of CSMF, one log, one seed
 	$(BIN)/python benchmarks/quality/run.py --ablations

@@ -134,7 +134,7 @@ def draw_batches(case, seed):
                 "item_l2": ones,
                 "negatives": np.zeros(0, np.int32),
                 "funnel_negatives": np.zeros((case.batch, 0), np.int32),
-                "log_q": log_expected_count(popularity[items], case.items, case.batch - 1, 0),
+                "log_q": log_expected_count([popularity[items]], [case.batch - 1]),
             }
         yield ours, {"user": users, "item": items}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from csmf_tf._conflicts import is_file
 from csmf_tf._keras import keras
 from csmf_tf.config import Config, to_dict
 from csmf_tf.data.further import add_behavior
@@ -88,7 +89,8 @@ def _table(path, id_column, kinds, ids):
 
 def fingerprints(config: Config) -> dict[str, str]:
     """SHA-256 of the files that a configuration names, by path; those that are gone are left out."""
-    paths = [pathlib.Path(path) for path in (config.log.path, config.log.users, config.log.items) if path]
+    log, vectors = config.log, filter(is_file, config.modalities.values())
+    paths = [pathlib.Path(path) for path in (log.path, log.users, log.items, *vectors) if path]
     return {str(path): _digest(path) for path in paths if path.exists()}
 
 
@@ -114,7 +116,8 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
         normalize=settings.normalize,
         temperature=settings.temperature,
         loss=loss_kind(config, prepared),
-        in_batch_negatives=loss.in_batch,
+        in_batch_negatives="in_batch" in config.negatives.kind,
+        virtual_gradient=config.negatives.edis.gradient,
         margin=loss.margin,
         l2=loss.l2,
         l2_balance=loss.l2_balance,
@@ -168,9 +171,12 @@ def user_features(config: Config, prepared: Prepared, model: CSMF, log: EventLog
 
 
 def loss_kind(config: Config, prepared: Prepared) -> str:
-    """`"full"` or `"sampled"`, chosen by the number of items where the configuration says `auto`."""
+    """`"full"` or `"sampled"`; `auto` goes by the kinds of negatives and the number of items."""
     if config.loss.kind != "auto":
         return config.loss.kind
+    # Who asks for virtual or semantic negatives wants them drawn.
+    if {"edis", "msac"} & {*config.negatives.kind}:
+        return "sampled"
     return "full" if len(prepared.split.train.items) <= FULL_SOFTMAX_ITEMS else "sampled"
 
 
@@ -189,10 +195,7 @@ def batching(config: Config, prepared: Prepared) -> Batching:
         loss=kind,
         batch_size=config.training.batch_size or (by_users if rows_are_users else 1024),
         history_drop=config.model.history.drop,
-        uniform_negatives=loss.uniform_negatives,
-        in_batch=loss.in_batch,
-        funnel_negatives=loss.funnel_negatives,
-        log_q=loss.log_q,
+        negatives=config.negatives,
         l2_popularity=loss.l2_popularity,
         closure=config.closure,
         seed=config.training.seed,

@@ -5,19 +5,20 @@ key, a wrong type or range, and keys that do not go together are errors that nam
 """
 
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from csmf_tf import _schema, _yaml
+from csmf_tf._conflicts import SPLIT_KEYS, conflicts, is_file
 from csmf_tf._schema import Rule
 
 SOME = Rule(", at least one", bool)
 DISTINCT = Rule(", all different", lambda entries: len(set(entries)) == len(entries))
 Count = Annotated[int, Rule(" >= 0", lambda n: n >= 0)]
 Size = Annotated[int, Rule(" >= 1", lambda n: n >= 1)]
+Several = Annotated[int, Rule(" >= 2", lambda n: n >= 2)]
 Positive = Annotated[float, Rule(" > 0", lambda x: x > 0)]
 NotNegative = Annotated[float, Rule(" >= 0", lambda x: x >= 0)]
 Inside = Annotated[float, Rule(" in (0, 1)", lambda x: 0 < x < 1)]
@@ -25,6 +26,7 @@ Share = Annotated[float, Rule(" in (0, 1]", lambda x: 0 < x <= 1)]
 BelowOne = Annotated[float, Rule(" in [0, 1)", lambda x: 0 <= x < 1)]
 Seed = Annotated[int, Rule(" in [0, 2^31)", lambda n: 0 <= n < 2**31)]
 FeatureKind = Literal["categorical", "multi", "numeric"]
+NegativeKind = Literal["in_batch", "uniform", "popularity", "funnel", "edis", "msac"]
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,58 @@ class Model:
 
 @dataclass(frozen=True)
 class Loss:
-    """The retrieval softmax, its negatives and its L2; `margin` is m0 of the adaptive margin (AML)."""
+    """The retrieval softmax and its L2; `margin` is m0 of the adaptive margin (AML)."""
 
     kind: Literal["auto", "full", "sampled"] = "auto"
-    uniform_negatives: Count = 512
-    in_batch: bool = True
-    funnel_negatives: Count = 4
-    log_q: bool = True
     margin: float = 0.0
     l2: NotNegative = 0.4
     l2_balance: Positive = 16.0
     l2_popularity: NotNegative = 0.75
+
+
+@dataclass(frozen=True)
+class Edis:
+    """Virtual negatives: `simple` ones, and `hard` a row; `low` and `cap` bound the positive's share."""
+
+    simple: bool = True
+    hard: Count = 1
+    low: NotNegative = 0.1
+    cap: Inside = 0.5
+    concentration: Positive = 1.0
+    gradient: bool = True
+
+
+@dataclass(frozen=True)
+class Msac:
+    """Negatives by item clusters: their number, `hard` negatives a row, and what the items are told by.
+
+    `level1` None is chosen from the number of items. `temperature` divides the distances of centres.
+    `recluster` n > 0 clusters anew every n epochs, with the model's own vectors as behavioural ones.
+    """
+
+    level1: Several | None = None
+    level2: Size = 8
+    hard: Count = 4
+    temperature: Positive = 1.0
+    behavioral: bool = True
+    align: bool = True
+    recluster: Count = 0
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """The negatives of the sampled loss; `clusters` of `anchors` items each are for `edis` and `msac`."""
+
+    kind: Annotated[tuple[NegativeKind, ...], SOME, DISTINCT] = ("in_batch", "uniform", "funnel")
+    uniform: Size = 512
+    popularity: Size = 512
+    popularity_power: Positive = 0.75
+    funnel: Size = 4
+    clusters: Size = 2
+    anchors: Several = 5
+    log_q: bool = True
+    edis: Edis = field(default_factory=Edis)
+    msac: Msac = field(default_factory=Msac)
 
 
 @dataclass(frozen=True)
@@ -144,8 +187,10 @@ class Config:
     split: Split = field(default_factory=Split)
     validation_users: BelowOne | None = None
     features: Features = field(default_factory=Features)
+    modalities: dict[str, str] = field(default_factory=dict)
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)
+    negatives: Negatives = field(default_factory=Negatives)
     capacity: Capacity = field(default_factory=Capacity)
     training: Training = field(default_factory=Training)
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -164,20 +209,22 @@ _EXAMPLES = {
     "funnel": ["view", "cart", "buy"],
     "features.user": {"country": "categorical"},
     "features.item": {"category": "categorical", "tags": "multi", "price": "numeric"},
+    "modalities": {"image": "image_feat.npy", "text": "title"},
     "model.hidden": [128],
+    "negatives.msac.level1": 32,
     "capacity.shares": [0.5, 0.3, 0.2],
     "capacity.tau": 0.3,
     "training.batch_size": 1024,
     "training.learning_rate": 0.01,
 }
-_SPLIT_KEYS = {"at": "time", "fraction": "item_holdout"}
 
 
 def load_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
     """Reads a YAML file and checks it.
 
     Args:
-        path: the YAML file. `log.path`, `log.users` and `log.items` are resolved relative to its directory.
+        path: the YAML file. `log.path`, `log.users`, `log.items` and the `.npy` files of `modalities` are
+            resolved relative to its directory.
         overrides: `"a.b=value"` strings that replace or add keys; the value is read as YAML.
 
     Returns:
@@ -206,7 +253,11 @@ def load_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
     config = from_dict(raw)
     directory = os.path.dirname(os.path.abspath(path))
     paths = {name: _resolve(getattr(config.log, name), directory) for name in ("path", "users", "items")}
-    return replace(config, log=replace(config.log, **paths))
+    modalities = {
+        name: _resolve(source, directory) if is_file(source) else source
+        for name, source in config.modalities.items()
+    }
+    return replace(config, log=replace(config.log, **paths), modalities=modalities)
 
 
 def from_dict(raw: Mapping[str, Any]) -> Config:
@@ -228,7 +279,7 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
         ('leave_last', 64, (50,))
     """
     config = _schema.read(Config, raw, _EXAMPLES)
-    problems = list(_conflicts(config, raw))
+    problems = list(conflicts(config, raw))
     if problems:
         raise ValueError("\n".join(problems))
     return config
@@ -244,77 +295,10 @@ def to_dict(config: Config) -> dict[str, Any]:
         A dict that YAML and JSON can write and that `from_dict` turns into an equal `Config`.
     """
     plain = json.loads(json.dumps(asdict(config)))
-    for key, kind in _SPLIT_KEYS.items():
+    for key, kind in SPLIT_KEYS.items():
         if config.split.kind != kind:
             del plain["split"][key]
     return plain
-
-
-def _conflicts(config: Config, raw: Mapping[str, Any]) -> Iterator[str]:
-    """One message for each pair of settings that do not go together."""
-    log, split, model, loss = config.log, config.split, config.model, config.loss
-    for key, kind in _SPLIT_KEYS.items():
-        if split.kind != kind and key in (raw.get("split") or {}):
-            yield f"`split.{key}` belongs to kind {kind}. Received: split.kind='{split.kind}'; leave it out."
-    if split.kind == "time" and log.timestamp is None:
-        yield (
-            "`split.kind: time` should come with a timestamp column. Received: log.timestamp=None; "
-            "name the column in `log.timestamp`, or set `split.kind` to item_holdout or leave_last."
-        )
-    if both := [name for name in log.ignore if name in config.funnel]:
-        yield f"`log.ignore` should not name behaviours of the funnel. Received: {both}; list them once."
-    for side, table, id_column in (("user", log.users, log.user), ("item", log.items, log.item)):
-        columns = getattr(config.features, side)
-        if columns and table is None:
-            yield (
-                f"`features.{side}` should come with a feature table. Received: log.{side}s=None; "
-                f"write e.g. `log: {{{side}s: {side}s.csv.gz}}`."
-            )
-        if id_column in columns:
-            yield f"`features.{side}` should not name the id column. Received: {id_column!r}; leave it out."
-    if not (model.user_id or config.features.user or model.history.length):
-        yield (
-            "The user tower should have an input. Received: model.user_id=False, features.user={}, "
-            "model.history.length=0; set one of the three."
-        )
-    if model.temperature != 1.0 and not model.normalize:
-        yield (
-            f"`model.temperature` belongs to normalised segments. Received: model.temperature="
-            f"{model.temperature}, model.normalize=False; set `normalize: true`, or leave it out."
-        )
-    if loss.kind != "full" and not (loss.in_batch or loss.uniform_negatives):
-        yield (
-            f"`loss` should have negatives. Received: loss.kind='{loss.kind}', loss.in_batch=False, "
-            "loss.uniform_negatives=0; set one of the two, or `loss: {kind: full}`."
-        )
-    yield from _objective_conflicts(config)
-
-
-def _objective_conflicts(config: Config) -> Iterator[str]:
-    """One message for each setting that does not suit the number of objectives."""
-    objectives, dim = len(config.funnel), config.model.embedding_dim
-    shares, tau = config.capacity.shares, config.capacity.tau
-    lists = {"model.temperature": config.model.temperature, "capacity.shares": shares, "capacity.tau": tau}
-    for key, values in lists.items():
-        if isinstance(values, tuple) and len(values) != objectives:
-            yield (
-                f"`{key}` should have one entry for each of the {objectives} objectives of the funnel. "
-                f"Received: {key}={list(values)}."
-            )
-    if dim < objectives:
-        yield (
-            f"`model.embedding_dim` should hold a coordinate for each of the {objectives} objectives. "
-            f"Received: model.embedding_dim={dim}."
-        )
-    if shares is not None and tau is not None:
-        yield f"`capacity` should have shares or tau, not both. Received: shares={list(shares)}, tau={tau}."
-    if shares and (total := math.fsum(shares)) > 1 + 1e-9:
-        yield f"`capacity.shares` should sum to at most 1. Received: {list(shares)}, which sum to {total:g}."
-    if shares and min(shares) * dim < 1 - 1e-9:
-        yield (
-            f"`capacity.shares` should give each objective at least one of the {dim} coordinates. "
-            f"Received: {list(shares)}; raise the smallest share or `model.embedding_dim`."
-        )
 
 
 def _resolve(path: Any, directory: str) -> Any:

@@ -7,6 +7,7 @@ import tensorflow_recommenders as tfrs
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.losses import StageLoss
+from csmf_tf.negatives.columns import columns
 from csmf_tf.towers.features import CHUNK
 from csmf_tf.towers.pair import TowerPair
 
@@ -33,6 +34,12 @@ class CSMF(tfrs.models.Model):
     | `negatives` | int32 [M] | uniform negatives shared by all rows, `"sampled"` only |
     | `log_q` | float32 [P + M] | log expected count of each candidate in a row, `"sampled"` only |
     | `funnel_negatives` | int32 [R, H] | upstream-only items of the row's user, -1 pads, `"sampled"` only |
+    | `cluster_negatives` | int32 [R, E] | easy, then hard negatives by clusters, -1 pads, MSAC only |
+    | `cluster_log_q` | float32 [R, E] | log expected count of each, MSAC only |
+    | `anchors` | int32 [m_c m_o] | what virtual negatives are mixed of, EDIS without MSAC only |
+    | `anchor_log_q` | float32 [m_c m_o] | log expected count of each, EDIS without MSAC only |
+    | `mixing` | float32 [m_c, V, m_o] | weights of the simple virtual negatives, EDIS only |
+    | `positive_share` | float32 [R, B] | share of the positive in each hard virtual negative, EDIS only |
 
     Args:
         funnel: names of the objectives, upstream first.
@@ -46,6 +53,7 @@ class CSMF(tfrs.models.Model):
         loss: `"full"` (softmax over the catalogue) or `"sampled"` (over in-batch, uniform and funnel
             negatives).
         in_batch_negatives: whether other rows' positives serve as negatives (`"sampled"` only).
+        virtual_gradient: whether gradients flow through virtual negatives (EDIS) into their items.
         margin: `m0` of the adaptive margin (AML), from the second stage on; 0 switches it off.
         l2: strength of `l2 * noise * (sum_u |u - b|^2 + sum_i |v|^2)` beside the summed log-likelihood,
             over the coordinates of the stage in training; `noise` is that of the stage's data, see
@@ -83,6 +91,7 @@ class CSMF(tfrs.models.Model):
         temperature=1.0,
         loss="full",
         in_batch_negatives=True,
+        virtual_gradient=True,
         margin=0.0,
         l2=0.0,
         l2_balance=1.0,
@@ -113,6 +122,7 @@ class CSMF(tfrs.models.Model):
             )
         self.loss_kind = loss
         self.in_batch_negatives = in_batch_negatives
+        self.virtual_gradient = virtual_gradient
         self.margin = margin
         self.l2 = l2
         self.l2_balance = l2_balance
@@ -291,7 +301,14 @@ class CSMF(tfrs.models.Model):
 
     def _embed(self, tower, encoded, stage):
         stage = stage or self.stage or self.frozen_stages or 1
-        vectors = self.towers.embed(tower, encoded, stage)
+        return self._tempered(self.towers.embed(tower, encoded, stage), tower)
+
+    def renormalize(self, mixed, stage):
+        """Brings mixtures of item vectors, float32 [..., D], to the norms of those of `stage`."""
+        return self._tempered(self.towers.renormalize(mixed, stage), self.towers.item)
+
+    def _tempered(self, vectors, tower):
+        """Divides each segment by the root of its temperature."""
         if not self.towers.normalize:
             return vectors
         owner = tf.cast(tower.output_layer.owner, tf.int32)
@@ -418,11 +435,15 @@ class CSMF(tfrs.models.Model):
         loss = self._stage_loss(stage)
         if self.loss_kind == "full":
             return loss.full(users, self.embed_items(self._catalogue, stage), inputs)
-        shared = self._embed_codes(tf.concat([inputs["item"], inputs["negatives"]], axis=0), stage)
-        funnel_items = inputs["funnel_negatives"]
-        funnel = self._embed_codes(tf.reshape(tf.maximum(funnel_items, 0), [-1]), stage)
-        funnel = tf.reshape(funnel, [tf.shape(users)[0], tf.shape(funnel_items)[1], users.shape[1]])
-        return loss.sampled(users, shared, funnel, inputs, self.in_batch_negatives)
+        candidates = columns(
+            inputs,
+            users,
+            lambda codes: self._embed_codes(codes, stage),
+            self.in_batch_negatives,
+            lambda mixed: self.renormalize(mixed, stage),
+            self.virtual_gradient,
+        )
+        return loss.sampled(users, candidates, inputs)
 
     def _stage_loss(self, stage):
         output = self.towers.user.output_layer
@@ -455,6 +476,7 @@ class CSMF(tfrs.models.Model):
             "temperature": list(self.temperatures),
             "loss": self.loss_kind,
             "in_batch_negatives": self.in_batch_negatives,
+            "virtual_gradient": self.virtual_gradient,
             "margin": self.margin,
             "l2": self.l2,
             "l2_balance": self.l2_balance,

@@ -2,7 +2,7 @@
 
 The directory holds `config.yaml` (every default written out), `inputs.json` (what was read), `data/` (the
 coded, split log and the feature tables), `state.json` and `checkpoints/` (where training stands) and
-`tensorboard/`.
+`tensorboard/`; with negatives of kind msac, `clusters/`.
 """
 
 import json
@@ -17,6 +17,7 @@ import yaml
 from csmf_tf import build
 from csmf_tf._keras import tf
 from csmf_tf.cascade import Cascade
+from csmf_tf.clustering import Recluster, RunClusters
 from csmf_tf.config import Config, from_dict, to_dict
 from csmf_tf.data.stages import StageData
 from csmf_tf.data.store import load, save, save_split
@@ -109,7 +110,22 @@ class Run:
         train = self.prepared.split.train
         users = build.user_features(self.config, self.prepared, self.model, train)
         batching = build.batching(self.config, self.prepared)
-        return {name: StageData(train, k, users, batching) for k, name in enumerate(train.funnel, start=1)}
+        clusters = self.clusters.initial() if self._draws_by_clusters else None
+        return {
+            name: StageData(train, k, users, batching, clusters)
+            for k, name in enumerate(train.funnel, start=1)
+        }
+
+    @property
+    def clusters(self) -> RunClusters:
+        """The clusters of the items, which negatives of kind msac are drawn from."""
+        inputs = (self.directory / "inputs.json").read_text()
+        return RunClusters(self.config, self.prepared, self.directory / "clusters", inputs)
+
+    @property
+    def _draws_by_clusters(self):
+        sampled = build.loss_kind(self.config, self.prepared) == "sampled"
+        return sampled and "msac" in self.config.negatives.kind
 
     def fit(
         self,
@@ -133,7 +149,17 @@ class Run:
         """
         if len(self.prepared.split.validation):
             self.validation().check_targets(self.model.funnel)
-        return self._cascade(self.stages(), callbacks, verbose).run()
+        stages = self.stages()
+        return self._cascade(stages, self._reclustering(stages, callbacks), verbose).run()
+
+    def _reclustering(self, stages, callbacks):
+        every = self.config.negatives.msac.recluster
+        if not (every and self._draws_by_clusters):
+            return callbacks
+        return lambda objective, phase: [
+            Recluster(self.clusters, stages[objective], phase, every),
+            *(callbacks(objective, phase) if callbacks else []),
+        ]
 
     def add_objective(
         self,

@@ -35,8 +35,19 @@ model:
   oov_buckets: 4
   normalize: true
   temperature: [0.1, 0.2, 0.3]
-loss: {kind: sampled, uniform_negatives: 64, in_batch: false, funnel_negatives: 0, log_q: false, margin: -0.5,
-       l2: 0.0, l2_balance: 4.0, l2_popularity: 0.5}
+modalities: {image: /data/image.npy, text: title}
+loss: {kind: sampled, margin: -0.5, l2: 0.0, l2_balance: 4.0, l2_popularity: 0.5}
+negatives:
+  kind: [uniform, popularity, edis, msac]
+  uniform: 64
+  popularity: 32
+  popularity_power: 0.5
+  funnel: 2
+  clusters: 3
+  anchors: 4
+  log_q: false
+  edis: {simple: false, hard: 2, low: 0.2, cap: 0.4, concentration: 2.0, gradient: false}
+  msac: {level1: 9, level2: 3, hard: 2, temperature: 0.5, behavioral: true, align: false, recluster: 2}
 capacity: {shares: [0.6, 0.3, 0.1], tau: null, principal_axes: false}
 training: {epochs: 3, recover_epochs: 0, recover_share: 0.5, patience: 2, batch_size: 256, optimizer: adagrad,
            learning_rate: 0.05, decay: false, seed: 3, mixed_precision: true, jit_compile: true}
@@ -60,8 +71,11 @@ def test_least_config_takes_the_documented_defaults(load):
     assert (split.kind, split.at, split.seed) == ("time", 0.8, 0)
     assert (model.embedding_dim, model.hidden, model.granularity, model.feature_dim) == (32, (), "unit", 16)
     assert (model.user_id, model.history.length, model.history.drop, model.temperature) == (True, 0, 0.5, 1.0)
-    assert (loss.kind, loss.uniform_negatives, loss.funnel_negatives, loss.l2) == ("auto", 512, 4, 0.4)
-    assert (loss.in_batch, loss.log_q, loss.margin) == (True, True, 0.0)
+    assert (loss.kind, loss.l2, loss.margin) == ("auto", 0.4, 0.0)
+    negatives = config.negatives
+    assert negatives.kind == ("in_batch", "uniform", "funnel")
+    assert (negatives.uniform, negatives.funnel, negatives.log_q) == (512, 4, True)
+    assert (negatives.clusters, negatives.anchors, config.modalities) == (2, 5, {})
     assert (config.capacity.shares, config.capacity.tau) == (None, None)
     assert (training.epochs, training.recover_epochs, training.patience, training.seed) == (24, 12, 6, 0)
     assert (training.batch_size, training.optimizer, training.learning_rate) == (None, "auto", None)
@@ -108,7 +122,7 @@ model.history.lenght=3
 loss={7: 1}
   Unknown key `loss.7`. Did you mean `loss.
 loss=3
-  `loss` should be a mapping (keys: kind, uniform_negatives, in_batch,
+  `loss` should be a mapping (keys: kind, margin, l2, l2_balance,
 log=
   `log.path` is missing. It should be a non-empty string; write e.g. `path: events.csv.gz`.
 log={path: e.csv}
@@ -171,9 +185,33 @@ model.temperature=0.5
 model.temperature=[1, 2]
   `model.temperature` should have one entry for each of the 3 objectives of the funnel. Received:
   model.temperature=[1.0, 2.0].
-loss.in_batch=false & loss.uniform_negatives=0
-  `loss` should have negatives. Received: loss.kind='auto', loss.in_batch=False, loss.uniform_negatives=0;
-  set one of the two, or `loss: {kind: full}`.
+negatives.kind=[funnel]
+  `negatives.kind` should hold another kind beside funnel, which the first objective has none of. Received:
+  ['funnel']; add e.g. in_batch, or set `loss: {kind: full}`.
+negatives.kind=[easy]
+  `negatives.kind` should be a list of one of in_batch, uniform, popularity, funnel, edis, msac, at least one,
+negatives.kind=[edis] & loss.kind=full
+  `loss.kind: full` has all items as negatives and draws none. Received: loss.kind='full',
+  negatives.kind=['edis']; leave out ['edis'], or set `loss: {kind: sampled}`.
+negatives.anchors=1
+  `negatives.anchors` should be an integer >= 2. Received: negatives.anchors=1; write e.g. `anchors: 5`.
+negatives.edis={low: 0.5, cap: 0.5}
+  `negatives.edis.low` should be below `negatives.edis.cap`. Received: low=0.5, cap=0.5.
+negatives.edis={simple: false, hard: 0}
+  `negatives.edis` should make something. Received: simple=False, hard=0; set one of the two.
+negatives={kind: [edis, msac], edis: {hard: 5}}
+  `negatives.edis.hard` should be at most 4, the negatives of a row that it is made from. Received: 5.
+negatives={kind: [msac], msac: {behavioral: false}}
+  `negatives.msac` should have something to tell items by. Received: modalities={},
+  negatives.msac.behavioral=False; set one of the two.
+negatives.msac={recluster: 2, behavioral: false}
+  `negatives.msac.recluster` belongs to `behavioral: true`: the other vectors never change. Received:
+  recluster=2, behavioral=False.
+modalities={text: title}
+  `modalities` ['text'] should be .npy files, or columns of an item table. Received: ['title'] with
+  log.items=None; write e.g. `log: {items: items.csv.gz}`.
+modalities={behavior: b.npy}
+  `modalities` should leave the name behavior to the vectors made of the events. Received: ['behavior'];
 loss.l2=-1.0
   `loss.l2` should be a number >= 0. Received: loss.l2=-1.0; write e.g. `l2: 0.4`.
 capacity.tau=1.2

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from csmf_tf.build import user_features
-from csmf_tf.config import from_dict
+from csmf_tf.config import Negatives, from_dict
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.splits import split_log
 from csmf_tf.data.stages import Batching, StageData
@@ -93,7 +93,7 @@ PLANS = st.fixed_dictionaries(
         "loss": st.sampled_from(["full", "sampled"]),
         "closure": st.booleans(),
         "batch_size": st.integers(1, 7),
-        "uniform_negatives": st.just(3),
+        "negatives": st.just(Negatives(uniform=3)),
         "history_drop": st.sampled_from([0.2, 0.5, 0.9]),
         "seed": st.integers(0, 3),
     }

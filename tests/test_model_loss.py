@@ -5,26 +5,25 @@ import math
 
 import numpy as np
 import pytest
+from loss_cases import (
+    AGES,
+    ITEMS,
+    NEGATIVES,
+    PLAIN,
+    ROWS,
+    SETTINGS,
+    batch_of,
+    make,
+    slow_loss,
+    user_batch,
+    with_drawn,
+)
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.model import CSMF
 from csmf_tf.negatives import log_expected_count
 from csmf_tf.towers import Feature
 
-USERS, ITEMS = tuple(f"u{n}" for n in range(5)), tuple(f"i{n}" for n in range(9))
-AGES = np.linspace(-1, 1, len(USERS), dtype=np.float32)
-PRICES = np.linspace(-2, 2, len(ITEMS), dtype=np.float32)
-ROWS, NEGATIVES = 6, 5
-TEMPERATURES = (0.7, 0.4)
-PLAIN = {"l2": 0.3, "l2_balance": 2.0}
-# Name: arguments of the model beside the loss. Every term of the loss is on somewhere.
-SETTINGS = {
-    "plain": PLAIN,
-    "margin": PLAIN | {"margin": 0.8},
-    "normalized margin": PLAIN | {"margin": 0.8, "normalize": True, "temperature": TEMPERATURES},
-    "margin by weight": PLAIN | {"margin": -0.5, "granularity": "weight"},
-    "without in-batch negatives": PLAIN | {"margin": 0.8, "in_batch_negatives": False},
-}
 every_setting = pytest.mark.parametrize("setting", SETTINGS)
 both_losses = pytest.mark.parametrize("loss", ["full", "sampled"])
 both_stages = pytest.mark.parametrize("stage", [1, 2])
@@ -36,119 +35,6 @@ def policy(request):
     keras.mixed_precision.set_global_policy(request.param)
     yield request.param
     keras.mixed_precision.set_global_policy(before)
-
-
-def make(loss, stage=2, **settings):
-    """A model in training, with random weights throughout."""
-    keras.utils.set_random_seed(0)
-    model = CSMF(
-        ["view", "buy"],
-        [Feature("user", "id", USERS), Feature("age", "numeric")],
-        [Feature("item", "id", ITEMS), Feature("price", "numeric")],
-        embedding_dim=6,
-        hidden=(4,),
-        loss=loss,
-        **settings,
-    )
-    model.set_catalogue(ITEMS, {"item": np.array(ITEMS, object), "price": PRICES})
-    rng = np.random.default_rng(0)
-    for k in range(1, stage + 1):
-        if k > 1:
-            model.prune(share=0.5)
-            model.freeze()
-        model.begin(model.funnel[k - 1])
-        for weight in model.trainable_variables:
-            weight.assign(rng.normal(0, 0.6, weight.shape))
-    return model
-
-
-def user_batch(model, users):
-    raw = {"user": np.array(USERS, object)[users], "age": AGES[users]}
-    return model.towers.user_encoder.encode(raw)
-
-
-def batch_of(model, seed=1):
-    """A batch with repeated items: every kind of accidental hit is in it."""
-    rng = np.random.default_rng(seed)
-    batch = {
-        "user": user_batch(model, rng.integers(0, len(USERS), ROWS)),
-        "user_l2": rng.random(ROWS, np.float32),
-    }
-    if model.loss_kind == "full":
-        # Rows with several positives, with one and with none.
-        row = np.array([0, 0, 0, 1, 3, 4, 4, 5], np.int32)
-        item = np.array([0, 3, 8, 3, 0, 2, 1, 5], np.int32)
-        return batch | {"row": row, "item": item, "catalogue_l2": rng.random(len(ITEMS), np.float32)}
-    item = np.array([3, 0, 3, 8, 2, 1], np.int32)
-    return batch | {
-        "item": item,
-        "item_l2": rng.random(ROWS, np.float32),
-        "negatives": np.array([3, 4, 4, 0, 7], np.int32),
-        "log_q": rng.normal(0, 2, ROWS + NEGATIVES).astype(np.float32),
-        "funnel_negatives": np.array([[5, 6], [-1, -1], [7, 4], [5, 5], [-1, -1], [0, 6]], np.int32),
-    }
-
-
-# The reference
-
-
-def slow_vectors(model, tower, encoded, stage):
-    """Each segment by its own pass, normalised and divided by the root of its temperature."""
-    owner = model.owner
-    vectors = 0.0
-    for k in range(1, stage + 1):
-        segment = tf.cast(tower(encoded, stage=k), tf.float64).numpy() * (owner == k)
-        if model.towers.normalize:
-            segment /= np.linalg.norm(segment, axis=1, keepdims=True) * math.sqrt(TEMPERATURES[k - 1])
-        vectors = vectors + segment
-    return vectors
-
-
-def slow_row(model, stage, u, candidates, positive):
-    """-log p of column `positive` among (vector, log_q, excluded) candidates of one row."""
-    upstream = model.owner < stage
-    temperature = TEMPERATURES[stage - 1] if model.towers.normalize else 1.0
-    total, own, liked = 0.0, None, float(u @ (candidates[positive][0] * upstream))
-    for column, (v, log_q, excluded) in enumerate(candidates):
-        score = float(u @ v) - log_q
-        if stage > 1 and column != positive:
-            above = float(u @ (v * upstream)) - liked
-            score += model.margin / temperature * (1 - 1 / (1 + math.exp(-above)))
-        if column == positive:
-            own = score
-        if not excluded:
-            total += math.exp(score)
-    return math.log(total) - own
-
-
-def slow_loss(model, batch, stage):
-    encoded = {name: tf.constant(value) for name, value in batch["user"].items()}
-    raw = {"item": np.array(ITEMS, object), "price": PRICES}
-    u = slow_vectors(model, model.towers.user, encoded, stage)
-    v = slow_vectors(model, model.towers.item, model.towers.item_encoder(raw), stage)
-    own = model.owner == stage
-    bias = 0.0 if model.towers.normalize else model.towers.user.output_layer.merged_weights()[1]
-    users = np.sum(((u - bias) * own) ** 2, axis=1) * batch["user_l2"] * model.l2 / model.l2_balance
-    items = np.sum((v * own) ** 2, axis=1) * model.l2 * model.l2_balance
-    if model.loss_kind == "full":
-        candidates = [(vector, 0.0, False) for vector in v]
-        pairs = zip(batch["row"], batch["item"], strict=True)
-        nll = sum(slow_row(model, stage, u[r], candidates, i) for r, i in pairs)
-        return nll / len(u) + users.mean() + np.sum(items * batch["catalogue_l2"])
-    total = 0.0
-    for r, item in enumerate(batch["item"]):
-        candidates = []
-        for column, (j, log_q) in enumerate(
-            zip([*batch["item"], *batch["negatives"]], batch["log_q"], strict=True)
-        ):
-            excluded = j == item or (column < len(u) and not model.in_batch_negatives)
-            candidates.append((v[j], 0.0, False) if column == r else (v[j], float(log_q), excluded))
-        candidates += [(v[j], 0.0, False) for j in batch["funnel_negatives"][r] if j >= 0]
-        total += slow_row(model, stage, u[r], candidates, r) + users[r] + items[item] * batch["item_l2"][r]
-    return total / len(u)
-
-
-# Tests
 
 
 @both_stages
@@ -171,6 +57,80 @@ def test_loss_of_half_precision_towers_is_computed_in_float32(loss, setting, pol
     assert float(model.compute_loss(batch)) == pytest.approx(slow_loss(model, batch, 2), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["by clusters", "virtual", "both"])
+@both_stages
+@every_setting
+def test_loss_with_drawn_and_virtual_negatives_is_that_of_a_float64_loop(setting, stage, kind):
+    model = make("sampled", stage, **SETTINGS[setting])
+    batch = with_drawn(batch_of(model), kind)
+    expected = slow_loss(model, batch, stage)
+    assert float(model.compute_loss(batch)) == pytest.approx(expected, rel=1e-5)
+    # They count.
+    assert abs(float(model.compute_loss(batch_of(model))) - expected) > 0.01
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16"], indirect=True)
+@pytest.mark.parametrize("setting", ["margin", "normalized margin"])
+def test_virtual_negatives_of_half_precision_towers_are_mixed_in_float32(setting, policy):
+    model = make("sampled", **SETTINGS[setting])
+    batch = with_drawn(batch_of(model), "both")
+    assert float(model.compute_loss(batch)) == pytest.approx(slow_loss(model, batch, 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["virtual", "both"])
+def test_virtual_negatives_made_from_the_positive_never_count(kind):
+    """Every anchor is the positive of row 0, so that for row 0 nothing virtual is left."""
+    model = make("sampled", 1, l2=0.0)
+    batch = with_drawn(batch_of(model), kind)
+    item = int(batch["item"][0])
+    codes = "anchors" if kind == "virtual" else "cluster_negatives"
+    batch[codes] = np.full_like(batch[codes], item)
+    none = batch | {"positive_share": np.zeros((ROWS, 0), np.float32)}
+    for name in ("mixing", "cluster_negatives", "anchors"):
+        none.pop(name, None)
+    gradients = []
+    for given in (batch, none):
+        given = tf.nest.map_structure(tf.constant, given)
+        with tf.GradientTape() as tape:
+            users = model.embed_users(given["user"])
+            model.embed_users = lambda encoded, stage=None, users=users: users
+            tape.watch(users)
+            loss = model.compute_loss(given)
+        del model.embed_users
+        gradients.append(tape.gradient(loss, users).numpy())
+    np.testing.assert_allclose(gradients[0][0], gradients[1][0], rtol=1e-5, atol=1e-7)
+    other = [row for row in range(ROWS) if batch["item"][row] != item]
+    assert all(np.abs(gradients[0][row] - gradients[1][row]).max() > 1e-4 for row in other)
+
+
+@pytest.mark.parametrize("kind", ["virtual", "both"])
+def test_gradient_flow_through_virtual_negatives_is_a_switch(kind):
+    """Anchors that are met nowhere else learn from virtual negatives, or learn nothing."""
+    moved = {}
+    for gradient in (True, False):
+        model = make("sampled", 1, l2=0.0, virtual_gradient=gradient, in_batch_negatives=False)
+        batch = with_drawn(batch_of(model), kind)
+        batch |= {
+            "item": np.array([0, 1, 0, 1, 0, 1], np.int32),
+            "negatives": np.full(NEGATIVES, 2, np.int32),
+        }
+        batch["funnel_negatives"] = np.zeros((ROWS, 0), np.int32)
+        if kind == "virtual":
+            batch["anchors"] = np.array([3, 4, 5, 6, 7, 8], np.int32)
+        else:
+            batch["cluster_negatives"] = np.full_like(batch["cluster_negatives"], 8)
+        table = model.towers.item.tables["item"].embeddings
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch)
+        rows = tf.convert_to_tensor(tape.gradient(loss, table)).numpy()[1:]
+        moved[gradient] = loss, rows[8]
+    assert moved[True][0] == moved[False][0]
+    assert not np.array_equal(moved[True][1], moved[False][1])
+    if kind == "virtual":
+        assert moved[True][1].any()
+        assert not moved[False][1].any()
+
+
 def loss_and_gradients(model, batch):
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)
@@ -178,10 +138,13 @@ def loss_and_gradients(model, batch):
 
 
 @pytest.mark.parametrize("setting", ["normalized margin", "without in-batch negatives"])
-@both_losses
+@pytest.mark.parametrize("loss", ["full", "sampled", "virtual", "both"])
 def test_xla_gives_the_same_loss_and_gradients(loss, setting):
-    model = make(loss, **SETTINGS[setting])
-    batch = tf.nest.map_structure(tf.constant, batch_of(model))
+    model = make("full" if loss == "full" else "sampled", **SETTINGS[setting])
+    batch = batch_of(model)
+    if loss in ("virtual", "both"):
+        batch = with_drawn(batch, loss)
+    batch = tf.nest.map_structure(tf.constant, batch)
     compiled = tf.function(lambda batch: loss_and_gradients(model, batch), jit_compile=True)
     for got, expected in zip(
         tf.nest.flatten(compiled(batch)), tf.nest.flatten(loss_and_gradients(model, batch)), strict=True
@@ -269,7 +232,7 @@ def test_sampled_likelihood_is_unbiased_over_all_draws_of_negatives():
     """The mean of 1 / p over every possible draw of two uniform negatives is the full softmax's."""
     model = make("sampled", l2=0.0)
     count, user, item = 2, np.array([2]), np.array([4], np.int32)
-    log_q = log_expected_count(np.zeros(1 + count), len(ITEMS), in_batch=0, uniform=count)
+    log_q = log_expected_count(np.full((1, 1 + count), 1 / len(ITEMS)), [count])
     batch = {
         "user": user_batch(model, user),
         "user_l2": np.zeros(1, np.float32),

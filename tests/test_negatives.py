@@ -24,7 +24,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, USERS - 1), st.integers(0, ITEMS - 1))
 def test_log_expected_count_is_right_at_any_vocabulary_size(n_items):
     # A clip of the probability at 1e-6 or a sum in float32 would show here.
     frequency = np.array([1 / n_items, 3.7 / n_items, 1e-12, 0.3])
-    got = log_expected_count(frequency, n_items, in_batch=1024, uniform=512)
+    got = log_expected_count([frequency, np.full(4, 1 / n_items)], [1024, 512])
     expected = [math.log(math.fsum([1024 * q, 512 / n_items])) for q in frequency.tolist()]
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=1e-6)
@@ -32,14 +32,14 @@ def test_log_expected_count_is_right_at_any_vocabulary_size(n_items):
 
 @pytest.mark.parametrize("frequency", [1e-7, np.float32(1e-7), 1e-30])
 def test_rare_items_of_a_batch_alone_are_not_clipped(frequency):
-    got = log_expected_count(np.array([frequency]), 10**7, in_batch=4096, uniform=0)
+    got = log_expected_count([[frequency], [1e-7]], [4096, 0])
     assert got[0] == pytest.approx(math.log(4096) + math.log(frequency), rel=1e-6)
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.lists(st.integers(0, 9), min_size=1, max_size=6))
 def test_expected_counts_sum_to_the_number_of_negatives(in_batch, uniform, counts):
     frequency = np.array(counts) / max(sum(counts), 1)
-    got = log_expected_count(frequency, len(counts), in_batch, uniform)
+    got = log_expected_count([frequency, np.full(len(counts), 1 / len(counts))], [in_batch, uniform])
     assert np.isfinite(got).all()
     expected = in_batch * frequency + uniform / len(counts)
     np.testing.assert_allclose(got, np.log(np.where(expected, expected, 1.0)), rtol=1e-6, atol=1e-6)
@@ -53,7 +53,9 @@ def estimates(in_batch, uniform, draws, rng, corrected=True):
     others = np.concatenate(
         [rng.choice(ITEMS, (draws, in_batch), p=frequency), rng.integers(0, ITEMS, (draws, uniform))], axis=1
     )
-    log_q = log_expected_count(frequency, ITEMS, in_batch, uniform)[others] * corrected
+    log_q = (
+        log_expected_count([frequency, np.full(ITEMS, 1 / ITEMS)], [in_batch, uniform])[others] * corrected
+    )
     logits = np.concatenate([np.full((draws, 1), scores[positive]), scores[others] - log_q], axis=1)
     hits = np.pad(others == positive, [[0, 0], [1, 0]])
     nll = softmax_nll(logits.astype(np.float32), np.zeros(draws, int), excluded=hits).numpy()

@@ -37,7 +37,8 @@ CASES = {
     "sampled, history without times": {
         "split": {"kind": "leave_last"},
         "model": {"embedding_dim": 8, "history": {"length": 4, "drop": 0.4}},
-        "loss": {"kind": "sampled", "uniform_negatives": 8, "margin": 0.5},
+        "loss": {"kind": "sampled", "margin": 0.5},
+        "negatives": {"uniform": 8},
         "training": {"epochs": 2, "recover_epochs": 0, "batch_size": 16},
     },
     "no user id, weight granularity": {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from csmf_tf._keras import keras, tf
+from csmf_tf.config import Negatives
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.stages import Batching, StageData
 from csmf_tf.data.users import UserFeatures
@@ -55,7 +56,7 @@ def features_of(log, length):
 def make(case, stage=2, kind=StageData, log=None, **plan):
     timed, length, loss = CASES[case]
     log = log or make_log(timed)
-    plan = {"batch_size": 5, "uniform_negatives": 6, "unknown_user_rate": 0.0} | plan
+    plan = {"batch_size": 5, "negatives": Negatives(uniform=6), "unknown_user_rate": 0.0} | plan
     return kind(log, stage, features_of(log, length), Batching(loss=loss, **plan))
 
 
@@ -88,7 +89,7 @@ def assert_same(one, other):
 @every_case
 def test_batches_are_as_the_model_documents_them(case, stage):
     _, length, loss = CASES[case]
-    for batch in make(case, stage, funnel_negatives=3).batches(0):
+    for batch in make(case, stage, negatives=Negatives(uniform=6, funnel=3)).batches(0):
         rows, positives = len(batch["user"]["id"]), len(batch["item"])
         expected = {"item": ("int32", (positives,)), "user_l2": ("float32", (rows,))}
         expected |= {"user.id": ("int32", (rows,)), "user.age": ("float32", (rows, 1))}
@@ -300,7 +301,8 @@ def test_without_an_id_no_row_is_unknown():
 @pytest.mark.parametrize(("in_batch", "uniform"), [(True, 6), (True, 0), (False, 6), (False, 0)])
 @pytest.mark.parametrize("case", ["sampled", "sampled, drawn histories"])
 def test_log_q_is_the_log_of_the_expected_count(case, in_batch, uniform):
-    data = make(case, 2, in_batch=in_batch, uniform_negatives=uniform)
+    kind = ("funnel", *["in_batch"] * in_batch, *["uniform"] * bool(uniform))
+    data = make(case, 2, negatives=Negatives(kind=kind, uniform=6))
     batches = list(data.batches(1))
     positives = Counter(item for batch in batches for _, item in pairs_of(batch))
     for batch in batches:
@@ -311,12 +313,18 @@ def test_log_q_is_the_log_of_the_expected_count(case, in_batch, uniform):
 
 
 def test_log_q_off_is_zero():
-    assert all(not batch["log_q"].any() for batch in make("sampled", log_q=False).batches(0))
+    assert all(
+        not batch["log_q"].any() for batch in make("sampled", negatives=Negatives(log_q=False)).batches(0)
+    )
 
 
 def test_uniform_negatives_are_uniform():
     drawn = np.concatenate(
-        [batch["negatives"] for n in range(20) for batch in make("sampled", uniform_negatives=60).batches(n)]
+        [
+            batch["negatives"]
+            for n in range(20)
+            for batch in make("sampled", negatives=Negatives(uniform=60)).batches(n)
+        ]
     )
     counts = np.bincount(drawn, minlength=ITEMS)
     chi_square = np.sum((counts - len(drawn) / ITEMS) ** 2) / (len(drawn) / ITEMS)

@@ -16,14 +16,14 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 
-from benchmarks.quality import alternatives, csmf, graph, peers, report
+from benchmarks.quality import alternatives, csmf, graph, negatives, peers, report
 from benchmarks.quality.fused import curve
 from benchmarks.quality.task import Task
 from csmf_tf._keras import tf
 from csmf_tf.config import Config, to_dict
 from csmf_tf.run import Run
 
-TRAINED = alternatives.METHODS | csmf.METHODS
+TRAINED = alternatives.METHODS | csmf.METHODS | negatives.METHODS
 METHODS = peers.METHODS | graph.METHODS | TRAINED
 FUSED_USERS = 2000
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 
 import csmf_tf
-from benchmarks.quality import alternatives, compute, csmf, graph, peers, report, workers
-from benchmarks.quality.task import LOGS, configuration, files_of
+from benchmarks.quality import alternatives, compute, csmf, graph, negatives, peers, report, workers
+from benchmarks.quality.task import LOGS, NEGATIVES_LOGS, configuration, files_of
 from csmf_tf._keras import keras, tf
 from csmf_tf.run import Run
 
@@ -72,7 +72,7 @@ def compute_all(folder: pathlib.Path, base: Run, missing: Sequence[tuple[str, in
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--logs", nargs="+", choices=LOGS, help=f"default: {', '.join(MAIN_LOGS)}")
+    parser.add_argument("--logs", nargs="+", choices=LOGS | NEGATIVES_LOGS, help=f"default: {', '.join(MAIN_LOGS)}")
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -93,6 +93,9 @@ def main():
         "--published", action="store_true", help="a choice of methods instead, on retailrocket-published"
     )
     parser.add_argument(
+        "--negatives", action="store_true", help="kinds of negatives instead, on logs of one objective"
+    )
+    parser.add_argument(
         "--small", action="store_true", help="one seed, few epochs, the quick methods, on taobao"
     )
     cores = len(os.sched_getaffinity(0))
@@ -106,6 +109,8 @@ def main():
     logs, methods, name = MAIN_LOGS[: 1 if part else None], DEFAULT, "summary.json"
     if args.published:
         logs, methods, name = ["retailrocket-published"], PUBLISHED, "published.json"
+    elif args.negatives:
+        logs, methods, name = [*NEGATIVES_LOGS], [*negatives.METHODS], "negatives.json"
     elif args.ablations:
         methods, name = ABLATIONS, "ablations.json"
     elif args.small:

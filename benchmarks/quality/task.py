@@ -1,5 +1,6 @@
 """What a method gets and what it gives."""
 
+import copy
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,17 @@ LOGS: dict[str, dict[str, Any]] = {
     "retailrocket": {"split": {"kind": "time", "at": 0.9}, "loss": {"l2": 0.1}},
     # SSLRec's test file: a buy for each user, without what else the user did with the item.
     "retailrocket-published": {"loss": {"l2": 0.1}, "evaluate": {"ks": [10]}},
+}
+
+# Those of the comparison of negatives: one objective each.
+NEGATIVES_LOGS: dict[str, dict[str, Any]] = {
+    "tiktok": {"funnel": ["play"], "modalities": {"image": "image_feat.npy", "audio": "audio_feat.npy"}},
+    "taobao-cart": {"funnel": ["cart"], "log": {"ignore": ["view", "buy"]}},
+    "movielens-small": {
+        "funnel": ["rated"],
+        "log": {"items": "items.csv.gz"},
+        "modalities": {"title": "title", "genres": "genres"},
+    },
 }
 
 
@@ -80,11 +92,19 @@ class Ranked(NamedTuple):
 def configuration(log: str, data: pathlib.Path, out: pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     """The default configuration of a known log; overrides as in `csmf-tf fit --set`."""
     out.mkdir(parents=True, exist_ok=True)
-    raw = {"log": {"user": "user_id", "item": "item_id", "behavior": "behavior"}, **LOGS[log]}
-    raw["funnel"] = ["view", "cart", "buy"]
+    raw = {"funnel": ["view", "cart", "buy"], "split": {"kind": "item_holdout"}}
+    raw |= copy.deepcopy((LOGS | NEGATIVES_LOGS)[log])
+    raw["log"] = {"user": "user_id", "item": "item_id", "behavior": "behavior"} | raw.get("log", {})
     events = files_of(log, data)[0].absolute()
+    if "items" in raw["log"]:
+        raw["log"]["items"] = str(events.with_name(raw["log"]["items"]))
+    for name, source in raw.get("modalities", {}).items():
+        if source.endswith(".npy"):
+            raw["modalities"][name] = str(events.with_name(source))
     if log == "retailrocket-published":
         events, raw["split"] = with_published(events, (out / f"{log}.csv").absolute())
+    if events.name not in ("events.csv.gz", f"{log}.csv"):
+        events = with_behavior(events, (out / f"{log}.csv").absolute(), raw["funnel"][0])
     raw["log"]["path"] = str(events)
     if raw["split"]["kind"] == "time":
         raw["log"]["timestamp"] = "timestamp"
@@ -96,8 +116,17 @@ def configuration(log: str, data: pathlib.Path, out: pathlib.Path, overrides: Se
 def files_of(log: str, data: pathlib.Path) -> list[pathlib.Path]:
     """The files that a log is read from."""
     published = log.endswith("-published")
-    folder = data / log.removesuffix("-published")
+    folder = data / log.removesuffix("-published").removesuffix("-cart")
+    if log in ("tiktok", "movielens-small"):
+        return [folder / {"tiktok": "interactions.csv.gz", "movielens-small": "ratings.csv.gz"}[log]]
     return [folder / "events.csv.gz", *([folder / "published_test.csv.gz"] if published else [])]
+
+
+def with_behavior(pairs: pathlib.Path, written: pathlib.Path, behavior: str) -> pathlib.Path:
+    """Writes a log of one behaviour, which it does not name, with its name; gives its path."""
+    table = pa.csv.read_csv(pairs).select(["user_id", "item_id"])
+    pa.csv.write_csv(table.append_column("behavior", pa.array([behavior] * len(table))), written)
+    return written
 
 
 def with_published(events: pathlib.Path, joined: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:

@@ -18,6 +18,18 @@ def register(command):
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
     sub.add_argument("--json", metavar="FILE", help=_JSON)
 
+    sub = command(
+        "negatives",
+        _negatives,
+        "draw negatives of every kind for a run, say how many are false and how difficult, and write "
+        "RUN/negatives",
+        "build/run --objective buy",
+    )
+    sub.add_argument("directory", metavar="RUN", help="folder of a run")
+    sub.add_argument("--objective", metavar="NAME", help="a finished objective (default the last)")
+    sub.add_argument("--rows", type=int, default=4000, metavar="N", help="training events (default 4000)")
+    sub.add_argument("--json", metavar="FILE", help=_JSON)
+
     sub = command("compare", _compare, "put runs beside the first one, user by user", "build/one build/other")
     sub.add_argument("baseline", metavar="RUN_A", help="folder of an evaluated run, or its users.parquet")
     sub.add_argument("others", metavar="RUN_B", nargs="+", help="the same of what to compare with it")
@@ -47,6 +59,22 @@ def _evaluate(args):
     page = write_evaluation(run, evaluation)
     text = f"{format_table(evaluation.results)}\n\nreport: {page}"
     show(evaluation.results, text, args.json)
+
+
+def _negatives(args):
+    from csmf_tf.diagnosis import diagnose
+    from csmf_tf.evaluation.negative_plots import clusters_png, difficulty_png
+    from csmf_tf.evaluation.tables import format_negatives
+    from csmf_tf.run import Run
+
+    run = Run(args.directory).restore()
+    diagnosis = diagnose(run, args.objective, args.rows)
+    folder = run.directory / "negatives"
+    folder.mkdir(exist_ok=True)
+    difficulty_png(folder / "difficulty.png", {name: d.difficulty for name, d in diagnosis.drawn.items()})
+    clusters_png(folder / "clusters.png", diagnosis.clusters)
+    summary = diagnosis.summary()
+    show(summary, f"{format_negatives(summary)}\n\nplots: {folder}", args.json)
 
 
 def _compare(args):

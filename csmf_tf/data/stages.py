@@ -6,10 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from csmf_tf._keras import tf
+from csmf_tf.config import Negatives
 from csmf_tf.data.groups import group
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.users import UserFeatures
-from csmf_tf.negatives import draw_funnel_negatives, log_expected_count, upstream_only
+from csmf_tf.negatives.clusters import Clusters
+from csmf_tf.negatives.funnel import upstream_only
+from csmf_tf.negatives.sampler import NegativeSampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +24,7 @@ class Batching:
         batch_size: rows a batch.
         history_drop: in a log without times, the share of a user's items that are an epoch's targets; the
             rest are its history, so that no target stands in its own history.
-        uniform_negatives: drawn a batch, `"sampled"` only.
-        in_batch: whether the other rows' positives are negatives, `"sampled"` only.
-        funnel_negatives: upstream-only items a row, from the second stage on, `"sampled"` only.
-        log_q: whether the sampled softmax is corrected.
+        negatives: the `Negatives` of the configuration, `"sampled"` only.
         unknown_user_rate: share of rows that train the out-of-vocabulary row of the user table, so that
             unknown users get what the average user likes (own choice).
         l2_popularity: power of the number of its positives with which the L2 of an item grows; 0 for the
@@ -36,10 +36,7 @@ class Batching:
     loss: str = "full"
     batch_size: int = 256
     history_drop: float = 0.5
-    uniform_negatives: int = 512
-    in_batch: bool = True
-    funnel_negatives: int = 4
-    log_q: bool = True
+    negatives: Negatives = dataclasses.field(default_factory=Negatives)
     unknown_user_rate: float = 0.01
     l2_popularity: float = 0.0
     closure: bool = True
@@ -57,6 +54,10 @@ class StageData:
         stage: the 1-based stage.
         users: the `UserFeatures` of the same log.
         batching: a `Batching`.
+        clusters: the `Clusters` of the items, for negatives of kind msac.
+
+    Attributes:
+        clusters: as given; an epoch draws from those that are there when it begins.
 
     Raises:
         ValueError: when the log has no event of the objective.
@@ -72,8 +73,16 @@ class StageData:
     ('view', 3, [0, 1, 1])
     """
 
-    def __init__(self, log: EventLog, stage: int, users: UserFeatures, batching: Batching):
+    def __init__(
+        self,
+        log: EventLog,
+        stage: int,
+        users: UserFeatures,
+        batching: Batching,
+        clusters: Clusters | None = None,
+    ):
         self.stage = stage
+        self.clusters = clusters
         self.objective = log.funnel[stage - 1]
         self.batching = batching
         self._features = users
@@ -167,6 +176,17 @@ class StageData:
             rate = self.batching.unknown_user_rate
             yield batch | {"user": self._features.without_id(batch["user"], rate, rng)}
 
+    @property
+    def positives(self) -> tuple[np.ndarray, np.ndarray]:
+        """The user codes and the item codes of all positives."""
+        return self._users, self._items
+
+    def sampler(self, item_rows: np.ndarray | None = None) -> NegativeSampler:
+        """Draws the negatives of rows, where each item is a positive `item_rows` times: by default in all."""
+        rows = np.bincount(self._items, minlength=self._n_items) if item_rows is None else item_rows
+        pool = self._funnel_pool if self.stage > 1 else None
+        return NegativeSampler(self.batching.negatives, rows, pool, self.clusters)
+
     def _user_batches(self, chosen, histories, share, rng):
         positives = group(self._users[chosen], self._items[chosen], self._n_users)
         everyone = np.unique(self._users)
@@ -187,11 +207,13 @@ class StageData:
             }
 
     def _event_batches(self, chosen, histories, share, rng):
-        full = self.batching.loss == "full"
+        negatives = None
         user_rows = np.bincount(self._users[chosen], minlength=self._n_users)
         item_rows = np.bincount(self._items[chosen], minlength=self._n_items)
         noise = _noise(user_rows, item_rows)
         catalogue_l2 = self._item_l2(item_rows, noise / len(chosen))
+        if self.batching.loss == "sampled":
+            negatives = self.sampler(item_rows)
         for events in _shuffled(chosen, self.batching.batch_size, share, rng):
             users, items = self._users[events], self._items[events]
             batch = {
@@ -199,12 +221,12 @@ class StageData:
                 "user_l2": (noise / user_rows[users]).astype(np.float32),
                 "item": items,
             }
-            if full:
+            if negatives is None:
                 row = np.arange(len(users), dtype=np.int32)
                 yield batch | {"row": row, "catalogue_l2": catalogue_l2}
             else:
                 item_l2 = catalogue_l2[items] * (len(chosen) / item_rows[items]).astype(np.float32)
-                yield batch | {"item_l2": item_l2, **self._negatives(users, items, item_rows, rng)}
+                yield batch | {"item_l2": item_l2, **negatives.draw(users, items, rng)}
 
     def _item_l2(self, item_rows, mean):
         """float32 [N]: the weight of each item's L2 term, of a given mean over the items with positives."""
@@ -221,21 +243,6 @@ class StageData:
         # An earlier event with the target itself is left out too.
         target = self._items[events][:, None]
         return {name: np.where(window == target, -1, window) for name, window in windows.items()}
-
-    def _negatives(self, users, items, item_rows, rng):
-        plan = self.batching
-        negatives = rng.integers(0, self._n_items, plan.uniform_negatives, np.int32)
-        frequency = item_rows[np.concatenate([items, negatives])] / item_rows.sum()
-        # A row's own positive is no sample: the others' are.
-        in_batch = len(users) - 1 if plan.in_batch else 0
-        log_q = log_expected_count(frequency, self._n_items, in_batch, plan.uniform_negatives)
-        return {
-            "negatives": negatives,
-            "log_q": log_q if plan.log_q else np.zeros_like(log_q),
-            "funnel_negatives": draw_funnel_negatives(
-                self._funnel_pool, users, plan.funnel_negatives if self.stage > 1 else 0, rng
-            ),
-        }
 
 
 def _shuffled(rows: np.ndarray, size: int, share: float, rng: np.random.Generator) -> Iterator[np.ndarray]:

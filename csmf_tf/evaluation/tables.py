@@ -97,6 +97,33 @@ def format_capacity(capacity: Mapping[str, Shares], objectives: Sequence[str]) -
     return "\n".join(aligned(cells))
 
 
+def format_negatives(summary: Mapping[str, Any]) -> str:
+    """Formats what the negatives of a run are.
+
+    Args:
+        summary: what `Diagnosis.summary` gives.
+
+    Returns:
+        a table of the kinds, and a line for each level of clusters.
+    """
+    rows = [["kind", "drawn", "false negatives", "above the positive", "difficulty: 10 %", "median", "90 %"]]
+    for name, one in summary["kinds"].items():
+        false = one["false_negatives"]
+        shares = ["" if false is None else f"{false:.4%}", f"{one['above_positive']:.2%}"]
+        rows.append([name, f"{one['drawn']:,}", *shares, *(f"{q:.3f}" for q in one["difficulty"].values())])
+    levels = [
+        f"{level}: {sizes['clusters']} clusters of {sizes['least']} to {sizes['most']} items, median "
+        f"{sizes['median']:g}"
+        for level, sizes in summary["clusters"].items()
+    ]
+    words = textwrap.wrap(
+        "false negatives: later positives of the same user; difficulty: the score of a negative less that of "
+        "the positive",
+        WIDTH,
+    )
+    return "\n".join([f"negatives of {printable(summary['objective'])}", *aligned(rows), *words, "", *levels])
+
+
 def capacity_rows(capacity: Mapping[str, Shares], objectives: Sequence[str]) -> dict[str, list[float]]:
     """Shares of each layer in the order of the objectives, the free one last.
 

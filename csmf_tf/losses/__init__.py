@@ -2,6 +2,6 @@
 
 from csmf_tf.losses.adaptive_margin import adaptive_margin
 from csmf_tf.losses.retrieval import accidental_hits, softmax_nll
-from csmf_tf.losses.stage import StageLoss
+from csmf_tf.losses.stage import Candidates, StageLoss
 
-__all__ = ["StageLoss", "accidental_hits", "adaptive_margin", "softmax_nll"]
+__all__ = ["Candidates", "StageLoss", "accidental_hits", "adaptive_margin", "softmax_nll"]

@@ -1,8 +1,24 @@
 """The loss of one stage, from the vectors of users and items."""
 
+from typing import Any, NamedTuple
+
 from csmf_tf._keras import tf
 from csmf_tf.losses.adaptive_margin import adaptive_margin
-from csmf_tf.losses.retrieval import accidental_hits, softmax_nll
+from csmf_tf.losses.retrieval import softmax_nll
+
+
+class Candidates(NamedTuple):
+    """Columns of the sampled softmax.
+
+    Attributes:
+        vectors: float32 [C, D], the same for all rows, or [R, C, D].
+        log_q: float32 [C] or [R, C], subtracted from their scores.
+        excluded: bool [R, C], which take no part in a row.
+    """
+
+    vectors: Any
+    log_q: Any
+    excluded: Any
 
 
 class StageLoss:
@@ -55,47 +71,33 @@ class StageLoss:
             + self._l2_items * tf.reduce_sum(self._norm(items) * batch["catalogue_l2"])
         )
 
-    def sampled(self, users, shared, funnel, batch, in_batch=True):
+    def sampled(self, users, candidates, batch):
         """The softmax over the positives and negatives of the batch; row r has positive r.
 
         Args:
             users: float32 [R, D].
-            shared: float32 [R + M, D], the positives' items and then the uniform negatives.
-            funnel: float32 [R, H, D], each row's funnel negatives.
-            batch: dict with `item`, `negatives`, `funnel_negatives`, `log_q`, `user_l2` and `item_l2`.
-            in_batch: whether the other rows' positives are negatives.
+            candidates: one or more `Candidates`. The first R of the first are the positives of the rows, in
+                which row r has its own corrected by nothing and not excluded.
+            batch: dict with `user_l2` and `item_l2`.
 
         Returns:
             float32 scalar.
         """
-        shared_items = tf.concat([batch["item"], batch["negatives"]], axis=0)
-        funnel_items = batch["funnel_negatives"]
-        rows, width = tf.shape(users)[0], tf.shape(funnel_items)[1]
+        rows = tf.shape(users)[0]
         positive = tf.range(rows)
-
-        def beside(of_shared, of_funnel):
-            # To join nothing would still copy all scores.
-            return of_shared if funnel_items.shape[1] == 0 else tf.concat([of_shared, of_funnel], axis=1)
-
-        def scores(u):
-            return beside(tf.matmul(u, shared, transpose_b=True), tf.einsum("rd,rhd->rh", u, funnel))
-
-        # The row's positive and its funnel negatives are chosen, not sampled: they have no correction.
-        logits = tf.nn.bias_add(scores(users), -tf.pad(batch["log_q"], [[0, width]]))
+        logits = _beside([_scores(users, some.vectors) - some.log_q for some in candidates])
         logits = tf.tensor_scatter_nd_add(
-            logits, tf.stack([positive, positive], axis=1), tf.gather(batch["log_q"], positive)
+            logits, tf.stack([positive, positive], axis=1), candidates[0].log_q[:rows]
         )
         if self._margin:
-            logits += self._margins(scores(self._upstream_part(users)), positive)
-        excluded = accidental_hits(batch["item"], shared_items, positive)
-        if not in_batch:
-            own = tf.eye(rows, tf.size(shared_items), dtype=tf.bool)
-            excluded |= (tf.range(tf.size(shared_items)) < rows) & ~own
-        nll = softmax_nll(logits, positive, excluded=beside(excluded, funnel_items < 0))
+            liked = self._upstream_part(users)
+            upstream = _beside([_scores(liked, some.vectors) for some in candidates])
+            logits += self._margins(upstream, positive)
+        nll = softmax_nll(logits, positive, excluded=_beside([some.excluded for some in candidates]))
         if not self._l2_users:
             return tf.reduce_mean(nll)
         user_term = self._l2_users * self._user_norm(users) * batch["user_l2"]
-        item_term = self._l2_items * self._norm(shared[:rows]) * batch["item_l2"]
+        item_term = self._l2_items * self._norm(candidates[0].vectors[:rows]) * batch["item_l2"]
         return tf.reduce_mean(nll + user_term + item_term)
 
     def _upstream_part(self, users):
@@ -110,3 +112,14 @@ class StageLoss:
 
     def _norm(self, vectors):
         return tf.reduce_sum(tf.square(tf.where(self._own, vectors, 0.0)), axis=1)
+
+
+def _scores(users, vectors):
+    if len(vectors.shape) == 2:
+        return tf.matmul(users, vectors, transpose_b=True)
+    return tf.einsum("rd,rcd->rc", users, vectors)
+
+
+def _beside(blocks):
+    # To join one would still copy it.
+    return blocks[0] if len(blocks) == 1 else tf.concat(blocks, axis=1)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from csmf_tf.data.groups import Groups, group
+from csmf_tf.negatives.distinct import draw_distinct
 
 
 def upstream_only(reached: Groups, positives: Groups, n_items: int) -> Groups:
@@ -38,8 +39,6 @@ def draw_funnel_negatives(
 ) -> np.ndarray:
     """Draws up to `count` different funnel negatives for each user, every subset of that size alike.
 
-    Floyd's algorithm in all rows at once, so the cost does not grow with the pools.
-
     Args:
         pool: each user's upstream-only items, from `upstream_only`.
         users: int [R] user codes.
@@ -55,14 +54,7 @@ def draw_funnel_negatives(
     >>> draw_funnel_negatives(pool, np.array([0, 1]), 2, np.random.default_rng(0)).tolist()
     [[3, -1], [-1, -1]]
     """
-    sizes = pool.counts[users]
-    widths = np.minimum(sizes, count)
-    picks = np.full((len(users), count), -1, np.int64)
-    for column in range(count):
-        last = sizes - widths + column
-        pick = rng.integers(0, last, endpoint=True)
-        taken = (picks[:, :column] == pick[:, None]).any(axis=1)
-        picks[:, column] = np.where(column < widths, np.where(taken, last, pick), -1)
+    picks = draw_distinct(pool.counts[users], count, rng)
     found = picks >= 0
     drawn = np.full(picks.shape, -1, np.int32)
     drawn[found] = pool.items[(picks + pool.offsets[users][:, None])[found]]

@@ -1,13 +1,14 @@
-"""The sampling correction of in-batch and uniform negatives."""
+"""The sampling correction of negatives that are drawn with a known probability."""
 
 import numpy as np
 
 
-def log_expected_count(frequency: np.ndarray, n_items: int, in_batch: int, uniform: int) -> np.ndarray:
+def log_expected_count(probability: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Log of how often each candidate is expected among the negatives of a row.
 
-    `log Q(i) = log(in_batch * frequency(i) + uniform / n_items)`
+    `log Q(i) = log(sum_s count_s * probability_s(i))`
 
+    over the sources s that the negatives come from, say the other rows of the batch and uniform draws.
     Subtracted from the logits of what is sampled, it makes the sampled softmax an estimate of the full one
     (Yi et al., RecSys 2019; the mixture as in Yang et al., WWW 2020): without accidental hits, the mean of
     `sum_j exp(s_j) / Q(j)` over the negatives is the sum of `exp(s_i)` over all items but the positive. The
@@ -15,18 +16,17 @@ def log_expected_count(frequency: np.ndarray, n_items: int, in_batch: int, unifo
     it is right for any number of items.
 
     Args:
-        frequency: float [C], each candidate's share of the training positives.
-        n_items: number of items that uniform negatives are drawn from.
-        in_batch: other rows' positives that serve a row as negatives; 0 for none.
-        uniform: negatives a step drawn uniformly from all items; 0 for none.
+        probability: float [S, C], with which one draw of each source is each candidate.
+        count: [S], the number of draws of each source.
 
     Returns:
         float32 [C]; 0 for candidates that are never drawn.
 
     Example:
 
-    >>> np.exp(log_expected_count(np.array([0.75, 0.25]), n_items=2, in_batch=8, uniform=2)).round(3).tolist()
+    >>> frequency, uniform = np.array([0.75, 0.25]), np.full(2, 0.5)
+    >>> np.exp(log_expected_count([frequency, uniform], count=[8, 2])).round(3).tolist()
     [7.0, 3.0]
     """
-    expected = in_batch * np.asarray(frequency, np.float64) + uniform / n_items
+    expected = np.asarray(count, np.float64) @ np.asarray(probability, np.float64)
     return np.log(expected, where=expected > 0, out=np.zeros_like(expected)).astype(np.float32)

@@ -111,6 +111,11 @@ class TowerPair(keras.layers.Layer):
             vectors = tf.add_n([*map(tf.stop_gradient, segments[:-1]), segments[-1]])
         return _normalize_segments(vectors, owner, stage) if self.normalize else vectors
 
+    def renormalize(self, mixed, stage):
+        """Brings mixtures of item vectors, float32 [..., D], to the norms of the first `stage` stages'."""
+        owner = tf.cast(self.item.output_layer.owner, tf.int32)
+        return _normalize_segments(mixed, owner, stage) if self.normalize else mixed
+
     def begin(self, stage):
         """Hands every free unit and weight to `stage`."""
         # Freshly built layers are already owned by stage 1.
@@ -221,7 +226,7 @@ def _normalize_segments(vectors, owner, stage):
     norms = tf.ones_like(vectors)
     for k in range(1, stage + 1):
         member = owner == k
-        squared = tf.reduce_sum(tf.where(member, tf.square(vectors), 0.0), axis=1, keepdims=True)
+        squared = tf.reduce_sum(tf.where(member, tf.square(vectors), 0.0), axis=-1, keepdims=True)
         norms = tf.where(member, tf.maximum(squared, 1e-12), norms)
     # The last bit of `rsqrt` depends on where in a tensor a number stands, and stages to come would move it.
     return vectors / tf.sqrt(norms)
