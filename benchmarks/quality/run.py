@@ -72,7 +72,9 @@ def compute_all(folder: pathlib.Path, base: Run, missing: Sequence[tuple[str, in
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--logs", nargs="+", choices=LOGS | NEGATIVES_LOGS, help=f"default: {', '.join(MAIN_LOGS)}")
+    parser.add_argument(
+        "--logs", nargs="+", choices=LOGS | NEGATIVES_LOGS, help=f"default: {', '.join(MAIN_LOGS)}"
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
