@@ -38,7 +38,7 @@ class CSMF(tfrs.models.Model):
     | `cluster_log_q` | float32 [R, E] | log expected count of each, MSAC only |
     | `anchors` | int32 [m_c m_o] | what virtual negatives are mixed of, EDIS without MSAC only |
     | `anchor_log_q` | float32 [m_c m_o] | log expected count of each, EDIS without MSAC only |
-    | `mixing` | float32 [m_c, V, m_o] | weights of the simple virtual negatives, EDIS only |
+    | `mixing` | float32 [m_c V, m_c m_o] | weights of the simple virtual negatives, EDIS only |
     | `positive_share` | float32 [R, B] | share of the positive in each hard virtual negative, EDIS only |
 
     Args:

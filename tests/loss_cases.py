@@ -90,10 +90,11 @@ def with_drawn(batch, kind, seed=2):
         anchors = rng.permutation(len(ITEMS))[:CLUSTERED].astype(np.int32)
         batch = batch | {"anchors": anchors, "anchor_log_q": rng.normal(0, 1, CLUSTERED).astype(np.float32)}
     if kind != "by clusters":
-        weights = rng.dirichlet(np.ones(3), (2, 5)).astype(np.float32)
-        weights[:, :2, 0] = 0
+        weights = np.zeros((10, CLUSTERED), np.float32)
+        weights[:5, :3], weights[5:, 3:] = rng.dirichlet(np.ones(3), (2, 5))
+        weights[[0, 1, 5], [0, 1, 3]] = 0
         share = rng.uniform(0.1, 0.6, (ROWS, 1)).astype(np.float32)
-        batch = batch | {"mixing": weights / weights.sum(axis=2, keepdims=True), "positive_share": share}
+        batch = batch | {"mixing": weights / weights.sum(axis=1, keepdims=True), "positive_share": share}
     return batch
 
 
@@ -147,14 +148,11 @@ def slow_clusters(model, batch, r, u, v, stage):
         anchors = hard = list(zip(batch["anchors"], batch["anchor_log_q"], strict=True))
     if "mixing" not in batch:
         return candidates
-    count, _, width = batch["mixing"].shape
-    for cluster in range(count):
-        members = anchors[cluster * width : (cluster + 1) * width]
-        for weights in batch["mixing"][cluster]:
-            used = [(float(w), j, float(q)) for w, (j, q) in zip(weights, members, strict=True) if w]
-            vector = slow_mix(model, [(w, v[j]) for w, j, _ in used], stage)
-            excluded = any(j == positive for _, j, _ in used)
-            candidates.append((vector, sum(w * q for w, _, q in used), excluded))
+    for weights in batch["mixing"]:
+        used = [(float(w), j, float(q)) for w, (j, q) in zip(weights, anchors, strict=True) if w]
+        vector = slow_mix(model, [(w, v[j]) for w, j, _ in used], stage)
+        excluded = any(j == positive for _, j, _ in used)
+        candidates.append((vector, sum(w * q for w, _, q in used), excluded))
     fit = [(j, q) for j, q in hard if j >= 0 and j != positive]
     ranked = sorted(fit, key=lambda one: -float(u @ v[one[0]]))
     if ranked:

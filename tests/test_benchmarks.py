@@ -38,6 +38,13 @@ def test_train_step_prints_a_table_and_its_ratios():
     assert report["setting"]["seed"] == 3
 
 
+def test_negatives_prints_a_table_and_its_ratios():
+    table, report = run("negatives", "--quick", "--seed", "3")
+    assert len(table) == 7
+    assert all(report[name] > 0 for name in ("edis_to_real", "edis_of_msac_to_real", "msac_to_uniform"))
+    assert report["setting"]["seed"] == 3
+
+
 def test_evaluate_measures_the_same_as_its_peer_and_says_how_fast():
     table, report = run("evaluate", "--quick", "--seed", "3")
     assert any(line.startswith("FactorizedTopK, catalogue by 128") for line in table)

@@ -28,10 +28,12 @@ PUBLISHED = {2: 2, 3: 5, 4: 9, 5: 14, 6: 20, 8: 35}
 def test_counts_are_the_published_ones(anchors, count):
     assert virtual_count(anchors) == count
     weights = mixing_weights(3, anchors, 1.0, np.random.default_rng(0))
-    assert weights.shape == (3, count, anchors)
-    # k combinations of k anchors for each k from 2 on.
-    for cluster in weights:
-        used = (cluster > 0).sum(axis=1)
+    assert weights.shape == (3 * count, 3 * anchors)
+    # k combinations of k anchors for each k from 2 on, of one cluster each.
+    for cluster, rows in enumerate(np.split(weights, 3)):
+        own = rows[:, cluster * anchors : (cluster + 1) * anchors]
+        assert np.count_nonzero(rows) == np.count_nonzero(own)
+        used = (own > 0).sum(axis=1)
         assert {k: int((used == k).sum()) for k in range(2, anchors + 1)} == {
             k: k for k in range(2, anchors + 1)
         }
@@ -47,12 +49,12 @@ def test_weights_are_convex(anchors, concentration, seed):
     weights = mixing_weights(2, anchors, concentration, np.random.default_rng(seed))
     assert weights.dtype == np.float32
     assert (weights >= 0).all()
-    np.testing.assert_allclose(weights.sum(axis=2), 1, rtol=1e-5)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_weights_of_two_are_uniform_and_every_pair_is_as_likely():
     rng = np.random.default_rng(0)
-    pairs = np.concatenate([mixing_weights(1, 4, 1.0, rng)[0, :2] for _ in range(3000)])
+    pairs = np.concatenate([mixing_weights(1, 4, 1.0, rng)[:2] for _ in range(3000)])
     used = [tuple(np.flatnonzero(row)) for row in pairs]
     counts = [used.count(pair) for pair in itertools.combinations(range(4), 2)]
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -62,7 +64,7 @@ def test_weights_of_two_are_uniform_and_every_pair_is_as_likely():
 
 def test_more_concentration_is_nearer_to_equal_weights():
     spread = [
-        np.mean([mixing_weights(1, 5, c, np.random.default_rng(n))[0, -1].std() for n in range(200)])
+        np.mean([mixing_weights(1, 5, c, np.random.default_rng(n))[-1].std() for n in range(200)])
         for c in (0.2, 1.0, 50.0)
     ]
     assert spread[0] > spread[1] > spread[2]
@@ -76,7 +78,7 @@ def test_simple_virtual_negatives_lie_in_the_convex_hull_of_their_cluster(seed, 
     points = rng.normal(size=shape).astype(np.float32)
     mixing = mixing_weights(2, anchors, 1.0, rng)
     virtual = simple_virtual(tf.constant(points), tf.constant(mixing)).numpy()
-    count = mixing.shape[1]
+    count = len(mixing) // 2
     for block, mixed in zip(
         points.reshape(-1, 2 * anchors, dim), virtual.reshape(-1, 2 * count, dim), strict=True
     ):
@@ -97,11 +99,12 @@ def test_simple_virtual_negatives_are_the_sums_of_a_loop():
     corrections = simple_log_q(tf.constant(log_q, tf.float32), tf.constant(mixing)).numpy()
     marked = rng.random((4, 6)) < 0.3
     from_marked = simple_from(tf.constant(marked), tf.constant(mixing)).numpy()
-    for row, cluster, v in itertools.product(range(4), range(2), range(5)):
-        weights, members = mixing[cluster, v], slice(3 * cluster, 3 * cluster + 3)
-        np.testing.assert_allclose(got[row, 5 * cluster + v], weights @ points[row, members], rtol=1e-5)
-        assert corrections[row, 5 * cluster + v] == pytest.approx(weights @ log_q[row, members], rel=1e-5)
-        assert from_marked[row, 5 * cluster + v] == (marked[row, members] & (weights > 0)).any()
+    for row, v in itertools.product(range(4), range(10)):
+        members = slice(3 * (v // 5), 3 * (v // 5) + 3)
+        weights = mixing[v, members]
+        np.testing.assert_allclose(got[row, v], weights @ points[row, members], rtol=1e-5)
+        assert corrections[row, v] == pytest.approx(weights @ log_q[row, members], rel=1e-5)
+        assert from_marked[row, v] == (marked[row, members] & (weights > 0)).any()
 
 
 @given(low=st.floats(0, 0.4), width=st.floats(0.05, 0.5), seed=st.integers(0, 99))

@@ -83,17 +83,19 @@ class StageLoss:
         Returns:
             float32 scalar.
         """
+        shared = [some for some in candidates if len(some.vectors.shape) == 2]
+        own = [some for some in candidates if len(some.vectors.shape) == 3]
         rows = tf.shape(users)[0]
         positive = tf.range(rows)
-        logits = _beside([_scores(users, some.vectors) - some.log_q for some in candidates])
+        logits = _logits(users, shared, own)
         logits = tf.tensor_scatter_nd_add(
             logits, tf.stack([positive, positive], axis=1), candidates[0].log_q[:rows]
         )
         if self._margin:
-            liked = self._upstream_part(users)
-            upstream = _beside([_scores(liked, some.vectors) for some in candidates])
+            free = [some._replace(log_q=tf.zeros_like(some.log_q)) for some in shared + own]
+            upstream = _logits(self._upstream_part(users), free[: len(shared)], free[len(shared) :])
             logits += self._margins(upstream, positive)
-        nll = softmax_nll(logits, positive, excluded=_beside([some.excluded for some in candidates]))
+        nll = softmax_nll(logits, positive, excluded=_beside([some.excluded for some in shared + own], 1))
         if not self._l2_users:
             return tf.reduce_mean(nll)
         user_term = self._l2_users * self._user_norm(users) * batch["user_l2"]
@@ -114,12 +116,22 @@ class StageLoss:
         return tf.reduce_sum(tf.square(tf.where(self._own, vectors, 0.0)), axis=1)
 
 
-def _scores(users, vectors):
-    if len(vectors.shape) == 2:
-        return tf.matmul(users, vectors, transpose_b=True)
-    return tf.einsum("rd,rcd->rc", users, vectors)
+def _logits(users, shared, own):
+    """Corrected scores, float32 [R, C]: of candidates that all rows share, then of those of each row."""
+    vectors, log_q = (_beside(values, 0) for values in list(zip(*shared, strict=True))[:2])
+    if not own:
+        return tf.matmul(users, vectors, transpose_b=True) - log_q
+    scores = _beside([tf.einsum("rd,rcd->rc", users, some.vectors) - some.log_q for some in own], 1)
+    # To join the two would copy all scores: the rows' own are added to columns of zeros.
+    width = tf.shape(scores)[1]
+    logits = tf.matmul(users, tf.pad(vectors, [[0, width], [0, 0]]), transpose_b=True)
+    logits -= tf.pad(log_q, [[0, width]])
+    rows, columns = tf.meshgrid(
+        tf.range(tf.shape(users)[0]), tf.shape(vectors)[0] + tf.range(width), indexing="ij"
+    )
+    return tf.tensor_scatter_nd_add(logits, tf.stack([rows, columns], axis=2), scores)
 
 
-def _beside(blocks):
+def _beside(blocks, axis):
     # To join one would still copy it.
-    return blocks[0] if len(blocks) == 1 else tf.concat(blocks, axis=1)
+    return blocks[0] if len(blocks) == 1 else tf.concat(blocks, axis=axis)

@@ -44,14 +44,12 @@ def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=
     if "mixing" not in batch:
         return drawn
     if clustered:
-        easy = tf.shape(batch["mixing"])[0] * batch["mixing"].shape[2]
+        easy = batch["mixing"].shape[1]
         anchors, sources = (_part(clustered, slice(None, easy)), _part(clustered, slice(easy, None)))
     else:
         hits = positives[:, tf.newaxis] == batch["anchors"]
         anchors = sources = Candidates(embed(batch["anchors"]), batch["anchor_log_q"], hits)
-    virtual = []
-    if batch["mixing"].shape[1] != 0:
-        virtual.append(_simple(anchors, batch["mixing"]))
+    virtual = [_simple(anchors, batch["mixing"])]
     if batch["positive_share"].shape[1] != 0:
         virtual.append(_hard(users, drawn[0].vectors[:rows], sources, batch["positive_share"]))
     return drawn + [
@@ -63,11 +61,7 @@ def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=
 def _own(codes, log_q, embed):
     """Negatives of each row's own, int32 [R, H] with -1 for none."""
     vectors = embed(tf.reshape(tf.maximum(codes, 0), [-1]))
-    return Candidates(tf.reshape(vectors, [*_shape(codes), vectors.shape[-1]]), log_q, codes < 0)
-
-
-def _shape(tensor):
-    return [tf.shape(tensor)[0], tf.shape(tensor)[1]]
+    return Candidates(tf.reshape(vectors, [-1, codes.shape[1], vectors.shape[-1]]), log_q, codes < 0)
 
 
 def _part(candidates, columns):

@@ -21,11 +21,13 @@ def draw_distinct(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np
     >>> np.sort(draw_distinct(np.array([2, 0]), 3, np.random.default_rng(0))).tolist()
     [[-1, 0, 1], [-1, -1, -1]]
     """
+    chances = rng.random((count, len(sizes)))
     widths = np.minimum(sizes, count)
-    picks = np.full((len(sizes), count), -1, np.int64)
-    for column in range(count):
+    # A column is a row here: numpy is far faster along rows.
+    picks = np.full((count, len(sizes)), -1, np.int64)
+    for column, chance in enumerate(chances):
         last = sizes - widths + column
-        pick = rng.integers(0, last, endpoint=True)
-        taken = (picks[:, :column] == pick[:, None]).any(axis=1)
-        picks[:, column] = np.where(column < widths, np.where(taken, last, pick), -1)
-    return picks
+        pick = (chance * (last + 1)).astype(np.int64)
+        taken = (picks[:column] == pick).any(axis=0)
+        picks[column] = np.where(column < widths, np.where(taken, last, pick), -1)
+    return picks.T

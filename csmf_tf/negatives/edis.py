@@ -1,6 +1,7 @@
 """Virtual negatives, mixed from the vectors of real ones (EDIS of ESANS)."""
 
 import numpy as np
+import scipy.linalg
 
 from csmf_tf._keras import tf
 
@@ -30,41 +31,42 @@ def mixing_weights(clusters: int, anchors: int, concentration: float, rng: np.ra
         rng: the random generator.
 
     Returns:
-        float32 [m_c, V, m_o], V = (m_o + 2)(m_o - 1) / 2; rows sum to 1 and are 0 for anchors left out.
+        float32 [m_c V, m_c m_o], V = (m_o + 2)(m_o - 1) / 2: row v holds the weights of virtual negative v,
+        which sum to 1 and are 0 for anchors left out and those of other clusters.
 
     Example:
 
     >>> weights = mixing_weights(2, 3, 1.0, np.random.default_rng(0))
-    >>> weights.shape, (weights > 0).sum(axis=2).tolist()
-    ((2, 5, 3), [[2, 2, 3, 3, 3], [2, 2, 3, 3, 3]])
+    >>> weights.shape, (weights > 0).sum(axis=1).tolist()
+    ((10, 6), [2, 2, 3, 3, 3, 2, 2, 3, 3, 3])
     """
     sizes = np.repeat(np.arange(2, anchors + 1), np.arange(2, anchors + 1))
     used = np.argsort(rng.random((clusters, len(sizes), anchors)), axis=2) < sizes[:, np.newaxis]
-    weights = np.where(used, rng.standard_gamma(concentration, used.shape), 0.0)
     # A small concentration gives zeros: they still sum to 1.
-    weights = np.where(used, np.maximum(weights, np.finfo(np.float32).tiny), 0.0)
-    return (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32)
+    drawn = np.maximum(rng.standard_gamma(concentration, used.shape), np.finfo(np.float32).tiny)
+    weights = np.where(used, drawn, 0.0)
+    weights /= weights.sum(axis=2, keepdims=True)
+    return scipy.linalg.block_diag(*weights).astype(np.float32)
 
 
 def simple_virtual(anchors, mixing):
     """Convex combinations of the anchors of each cluster: `e_v = sum_j w_vj e_j`.
 
     Args:
-        anchors: float tensor [..., m_c * m_o, D], cluster by cluster.
-        mixing: float tensor [m_c, V, m_o], as `mixing_weights` draws it.
+        anchors: float tensor [..., m_c m_o, D], cluster by cluster.
+        mixing: float tensor [m_c V, m_c m_o], as `mixing_weights` draws it.
 
     Returns:
-        float tensor [..., m_c * V, D].
+        float tensor [..., m_c V, D].
 
     Example:
 
-    >>> halves = tf.constant([[[0.5, 0.5], [0.25, 0.75]]])
+    >>> halves = tf.constant([[0.5, 0.5], [0.25, 0.75]])
     >>> print(simple_virtual(tf.constant([[0.0, 2.0], [4.0, 2.0]]), halves).numpy())
     [[2. 2.]
      [3. 2.]]
     """
-    blocks = _by_cluster(anchors, mixing)
-    return _flat(tf.einsum("cva,...cad->...cvd", mixing, blocks))
+    return tf.matmul(mixing, anchors)
 
 
 def simple_log_q(log_q, mixing):
@@ -73,27 +75,27 @@ def simple_log_q(log_q, mixing):
     So a corrected logit is the same mix of corrected logits, and an anchor alone is itself (own choice).
 
     Args:
-        log_q: float tensor [..., m_c * m_o], the corrections of the anchors.
-        mixing: float tensor [m_c, V, m_o].
+        log_q: float tensor [..., m_c m_o], the corrections of the anchors.
+        mixing: float tensor [m_c V, m_c m_o].
 
     Returns:
-        float tensor [..., m_c * V].
+        float tensor [..., m_c V].
     """
-    return simple_virtual(log_q[..., tf.newaxis], mixing)[..., 0]
+    return tf.linalg.matvec(mixing, log_q)
 
 
 def simple_from(marked, mixing):
     """Whether a simple virtual negative is made from a marked anchor.
 
     Args:
-        marked: bool tensor [R, m_c * m_o].
-        mixing: float tensor [m_c, V, m_o].
+        marked: bool tensor [R, m_c m_o].
+        mixing: float tensor [m_c V, m_c m_o].
 
     Returns:
-        bool tensor [R, m_c * V].
+        bool tensor [R, m_c V].
     """
     used = tf.cast(mixing > 0, tf.float32)
-    return simple_virtual(tf.cast(marked, tf.float32)[..., tf.newaxis], used)[..., 0] > 0
+    return tf.matmul(tf.cast(marked, tf.float32), used, transpose_b=True) > 0
 
 
 def hardest(scores, unfit, count):
@@ -128,14 +130,3 @@ def hard_virtual(positive, hard, share):
     """
     beta = share[..., tf.newaxis]
     return beta * positive[:, tf.newaxis] + (1.0 - beta) * hard
-
-
-def _by_cluster(values, mixing):
-    shape = tf.shape(values)
-    parts = tf.concat([shape[:-2], tf.shape(mixing)[:1], [mixing.shape[2]], shape[-1:]], axis=0)
-    return tf.reshape(values, parts)
-
-
-def _flat(values):
-    shape = tf.shape(values)
-    return tf.reshape(values, tf.concat([shape[:-3], [shape[-3] * shape[-2]], shape[-1:]], axis=0))

@@ -79,8 +79,8 @@ class ClusterSampler:
     def _draw_easy(self, own, rng):
         """Items [R, count * anchors], and how many times a row is expected to hold each."""
         rows, count = len(own), self._count
-        chances = rng.random((rows, count, 1))
-        drawn = (chances >= self._thresholds[own][:, np.newaxis]).sum(axis=2)
+        chances = rng.random((count, rows, 1))
+        drawn = np.count_nonzero(chances >= self._thresholds[own], axis=2).T
         places = draw_distinct(self._sizes1[drawn.ravel()], self._anchors, rng).reshape(rows, count, -1)
         items = self._order[self._starts1[drawn][..., np.newaxis] + places]
         share = self._anchors / self._sizes1[drawn]

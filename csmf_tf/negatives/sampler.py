@@ -99,7 +99,7 @@ class NegativeSampler:
         settings, edis = self._settings, self._settings.edis
         mixing = mixing_weights(settings.clusters, settings.anchors, edis.concentration, rng)
         batch = {
-            "mixing": mixing if edis.simple else mixing[:, :0],
+            "mixing": mixing if edis.simple else mixing[:0],
             "positive_share": rng.uniform(edis.low, edis.cap, (rows, edis.hard)).astype(np.float32),
         }
         if not self._clusters:
