@@ -102,6 +102,11 @@ def _negatives_conflicts(config: "Config") -> Iterator[str]:
             f"{[config.modalities[name] for name in texts]} with log.items=None; "
             "write e.g. `log: {items: items.csv.gz}`."
         )
+    if numbers := [name for name in texts if config.features.item.get(config.modalities[name]) == "numeric"]:
+        yield (
+            f"`modalities` {numbers} should be text or several strings. Received: columns that "
+            "`features.item` calls numeric; leave them out."
+        )
     if msac.behavioral and "behavior" in config.modalities:
         yield (
             "`modalities` should leave the name behavior to the vectors made of the events. Received: "

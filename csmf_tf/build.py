@@ -89,7 +89,9 @@ def _table(path, id_column, kinds, ids):
 
 def fingerprints(config: Config) -> dict[str, str]:
     """SHA-256 of the files that a configuration names, by path; those that are gone are left out."""
-    log, vectors = config.log, filter(is_file, config.modalities.values())
+    log, vectors = config.log, []
+    if "msac" in config.negatives.kind:
+        vectors = [source for source in config.modalities.values() if is_file(source)]
     paths = [pathlib.Path(path) for path in (log.path, log.users, log.items, *vectors) if path]
     return {str(path): _digest(path) for path in paths if path.exists()}
 

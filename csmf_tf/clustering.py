@@ -1,15 +1,15 @@
 """The clusters of a run's items: what the items are told by, made once, kept, and made anew on request."""
 
-import dataclasses
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from csmf_tf._conflicts import is_file
 from csmf_tf._keras import keras
-from csmf_tf.config import Config
+from csmf_tf.config import Config, to_dict
 from csmf_tf.data.stages import StageData
 from csmf_tf.data.store import Prepared
 from csmf_tf.data.tables import align as align_rows
@@ -21,6 +21,9 @@ from csmf_tf.negatives.modalities import cooccurrence_vectors, read_vectors, tex
 
 BEHAVIOR = "behavior"
 """Name of the modality that is made of the training events, or of the model's own vectors."""
+
+PHASES = ("fit", "recover")
+"""The phases of a stage in which negatives are drawn."""
 
 
 def item_modalities(config: Config, prepared: Prepared) -> dict[str, np.ndarray]:
@@ -34,7 +37,7 @@ def item_modalities(config: Config, prepared: Prepared) -> dict[str, np.ndarray]
         name -> float32 [N, d] in the order of the catalogue, NaN rows where an item has none.
     """
     log, train = config.log, prepared.split.train
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, source in config.modalities.items():
         if is_file(source):
             rows = read_table(log.items, log.item, {})[log.item] if log.items else None
@@ -45,7 +48,11 @@ def item_modalities(config: Config, prepared: Prepared) -> dict[str, np.ndarray]
             found[name] = text_vectors(table[source], seed=config.training.seed)
     if config.negatives.msac.behavioral:
         sizes = len(train.users), len(train.items)
-        found[BEHAVIOR] = cooccurrence_vectors(train.user, train.item, *sizes, seed=config.training.seed)
+        # As wide as the others, with which they may be clustered as they are.
+        dim = next((vectors.shape[1] for vectors in found.values()), config.model.embedding_dim)
+        found[BEHAVIOR] = cooccurrence_vectors(
+            train.user, train.item, *sizes, dim=dim, seed=config.training.seed
+        )
     return found
 
 
@@ -61,8 +68,7 @@ class RunClusters:
 
     def __init__(self, config: Config, prepared: Prepared, folder: pathlib.Path, inputs: str = ""):
         self._config, self._prepared, self._folder = config, prepared, folder
-        chosen = [dataclasses.asdict(config.negatives.msac), config.negatives.anchors, config.training.seed]
-        setting = json.dumps([*chosen, config.modalities, inputs]) + "".join(prepared.split.train.items)
+        setting = json.dumps([to_dict(config), inputs, prepared.split.train.items.tolist()])
         self._fingerprint = hashlib.sha256(setting.encode()).hexdigest()
 
     def initial(self) -> Clusters:
@@ -70,8 +76,23 @@ class RunClusters:
         return self._kept("initial", {})
 
     def of_model(self, objective: str, phase: str, epoch: int, model: CSMF) -> Clusters:
-        """The clusters of an epoch, with the vectors of the model as it then is as behavioural ones."""
-        return self._kept(f"{objective}-{phase}-{epoch}", {BEHAVIOR: model})
+        """The clusters of an epoch, with the vectors of the model as it then is as behavioural ones.
+
+        Those of earlier epochs of the objective are removed: no run goes on from before.
+        """
+        clusters = self._kept(f"{objective}-{phase}-{epoch}", {BEHAVIOR: model})
+        for path in self._of(objective):
+            if path.stem != f"{objective}-{phase}-{epoch}":
+                path.unlink()
+        return clusters
+
+    def latest(self, objective: str) -> Clusters:
+        """The clusters that an objective has last drawn from."""
+        return self._kept(next((path.stem for path in self._of(objective)), "initial"), {})
+
+    def _of(self, objective):
+        names = tuple(f"{objective}-{phase}-" for phase in PHASES)
+        return [path for path in self._folder.glob("*.npz") if path.name.startswith(names)]
 
     def _kept(self, name, models):
         path = self._folder / f"{name}.npz"
@@ -88,14 +109,24 @@ class RunClusters:
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(".tmp.npz")
-            np.savez(beside, allow_pickle=False, **item_modalities(self._config, self._prepared))
+            found: dict[str, Any] = item_modalities(self._config, self._prepared)
+            # The names are the user's: by themselves they might be arguments of `savez`.
+            np.savez(beside, **{f"of {name}": vectors for name, vectors in found.items()})
             beside.replace(path)
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name.removeprefix("of "): vectors for name, vectors in arrays.items()}
 
     def _make(self, modalities):
         config = self._config
         msac, seed = config.negatives.msac, config.training.seed
+        widths = {name: vectors.shape[1] for name, vectors in modalities.items()}
+        if not msac.align and msac.recluster:
+            widths["the model's"] = config.model.embedding_dim
+        if not msac.align and len({*widths.values()}) > 1:
+            raise ValueError(
+                "With `negatives.msac.align: false` all vectors of items should be of one width. Received: "
+                f"{widths}; set `align: true`, or `behavioral: false` and give vectors of one width"
+            )
         if msac.align:
             modalities = align(modalities, dim=config.model.embedding_dim, seed=seed)
         return cluster_items(

@@ -23,7 +23,7 @@ class Drawn(NamedTuple):
 
     Attributes:
         false: how many of them are positives of the same user in the validation or the test part; None for
-            virtual ones, which are no items.
+            virtual ones, which are no items, and for funnel negatives of a log without times.
         difficulty: float32 [n], the score of each less that of its row's positive.
     """
 
@@ -86,16 +86,20 @@ def diagnose(run: Run, objective: str | None = None, rows: int = 4000) -> Diagno
     objective = objective or "".join(done[-1:])
     if objective not in done:
         raise ValueError(
-            f"`objective` should be one of the finished objectives {done}. Received: {objective!r}"
+            f"`objective` should be one of the finished objectives {done}. Received: {objective!r}; "
+            "finish it first with `csmf-tf fit`"
         )
     stage, train = model.funnel.index(objective) + 1, split.train
     users = build.user_features(config, run.prepared, model, train)
+    settings = config.negatives
+    # A row may have fewer hard negatives than the virtual ones asked for where MSAC is not trained on.
+    edis = dataclasses.replace(settings.edis, simple=True, hard=min(settings.edis.hard, settings.msac.hard))
     plan = dataclasses.replace(
         build.batching(config, run.prepared),
         loss="sampled",
-        negatives=dataclasses.replace(config.negatives, kind=ALL_KINDS),
+        negatives=dataclasses.replace(settings, kind=ALL_KINDS, edis=edis),
     )
-    clusters = run.clusters.initial()
+    clusters = run.clusters.latest(objective)
     data = StageData(train, stage, users, plan, clusters)
     rng = np.random.default_rng(config.training.seed)
     later = np.unique(
@@ -117,6 +121,8 @@ def diagnose(run: Run, objective: str | None = None, rows: int = 4000) -> Diagno
             if codes is not None:
                 keys = np.broadcast_to(pair[0][:, np.newaxis], codes.shape) * len(items) + codes
                 false = int(np.isin(keys[codes >= 0], later).sum())
+                # Without times an item is held out whole, and no funnel negative can be taken later.
+                false = None if name == "funnel" and config.split.kind != "time" else false
             found.setdefault(name, []).append((false, difficulty))
     drawn = {
         name: Drawn(

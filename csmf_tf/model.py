@@ -31,7 +31,7 @@ class CSMF(tfrs.models.Model):
     | `row` | int32 [P] | the row of each positive, `"full"` only; `"sampled"` has row p = positive p |
     | `catalogue_l2` | float32 [N] | weight of the L2 term of each item of the catalogue, `"full"` only |
     | `item_l2` | float32 [P] | weight of the L2 term of each positive's item, `"sampled"` only |
-    | `negatives` | int32 [M] | uniform negatives shared by all rows, `"sampled"` only |
+    | `negatives` | int32 [M] | drawn negatives shared by all rows, `"sampled"` only |
     | `log_q` | float32 [P + M] | log expected count of each candidate in a row, `"sampled"` only |
     | `funnel_negatives` | int32 [R, H] | upstream-only items of the row's user, -1 pads, `"sampled"` only |
     | `cluster_negatives` | int32 [R, E] | easy, then hard negatives by clusters, -1 pads, MSAC only |
@@ -50,8 +50,7 @@ class CSMF(tfrs.models.Model):
         granularity: `"unit"` or `"weight"`, see `Tower`.
         normalize: L2-normalise each segment of the embedding and divide its score by the temperature.
         temperature: one number, or one for each objective; used with `normalize`.
-        loss: `"full"` (softmax over the catalogue) or `"sampled"` (over in-batch, uniform and funnel
-            negatives).
+        loss: `"full"` (softmax over the catalogue) or `"sampled"` (over what the batch holds).
         in_batch_negatives: whether other rows' positives serve as negatives (`"sampled"` only).
         virtual_gradient: whether gradients flow through virtual negatives (EDIS) into their items.
         margin: `m0` of the adaptive margin (AML), from the second stage on; 0 switches it off.

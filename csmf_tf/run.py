@@ -98,7 +98,11 @@ class Run:
 
     def _check_unchanged(self):
         read = json.loads((self.directory / "inputs.json").read_text())
-        changed = [path for path, digest in build.fingerprints(self.config).items() if read[path] != digest]
+        changed = [
+            path
+            for path, digest in build.fingerprints(self.config).items()
+            if read.get(path, digest) != digest
+        ]
         if changed:
             raise ValueError(
                 f"The files that the run in {self.directory} has read should not change. Received: other "

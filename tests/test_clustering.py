@@ -116,7 +116,7 @@ def drawing(monkeypatch):
 def test_epochs_draw_from_the_clusters_of_the_model_as_it_was(folder, tmp_path, monkeypatch):
     epochs = drawing(monkeypatch)
     run = Run(tmp_path, config_of(folder, modalities=False, msac={"recluster": 2}))
-    vectors = {}
+    vectors, kept = {}, []
 
     class Remember(keras.callbacks.Callback):
         def __init__(self, *key):
@@ -125,23 +125,46 @@ def test_epochs_draw_from_the_clusters_of_the_model_as_it_was(folder, tmp_path, 
 
         def on_epoch_begin(self, epoch, logs=None):
             vectors[(*self.key, epoch)] = run.model.item_vectors(), len(epochs)
+            kept.append({path.stem for path in (tmp_path / "clusters").iterdir()})
 
     run.fit(lambda *key: [Remember(*key)], verbose=0)
-    folder_of = {path.name for path in (tmp_path / "clusters").iterdir()}
     initial = run.clusters.initial()
-    for (objective, phase, epoch), (_, before) in vectors.items():
+    for names, ((objective, phase, epoch), (_, before)) in zip(kept, vectors.items(), strict=True):
         name, _, drawn_from = epochs[before]
         assert name == objective
         if (objective, phase) == ("view", "fit") and epoch < 2:
             expected = initial
         else:
             since = epoch - epoch % 2
-            assert f"{objective}-{phase}-{since}.npz" in folder_of
+            assert {name for name in names if name.startswith(objective)} == {f"{objective}-{phase}-{since}"}
             own = vectors[objective, phase, since][0]
             own = own / np.linalg.norm(own, axis=1, keepdims=True)
             expected = csmf_tf.clustering.cluster_items({"behavior": own}, min_size=3, seed=0)
         np.testing.assert_array_equal(drawn_from.level2, expected.level2)
     assert {key[:2] for key in vectors} >= {("view", "fit"), ("buy", "fit")}
+
+
+def test_vectors_that_are_not_aligned_should_be_of_one_width(folder, tmp_path):
+    config = config_of(folder, msac={"align": False})
+    with pytest.raises(ValueError, match=r"of one width. Received:\s+\{'image': 7, .*; set `align: true`"):
+        Run(tmp_path / "run", config).stages()
+    np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(ITEMS, 6)))
+    raw = to_dict(config)
+    raw["modalities"] = {"file": str(tmp_path / "wide.npy")}
+    assert len(Run(tmp_path / "one", from_dict(raw)).stages()["view"].clusters.vectors) == ITEMS
+    raw["negatives"]["msac"]["recluster"] = 1
+    # The model's vectors have 8 coordinates: said before any epoch.
+    with pytest.raises(ValueError, match=r"'the model's': 8|\"the model's\": 8"):
+        Run(tmp_path / "two", from_dict(raw)).stages()
+
+
+def test_another_split_has_other_clusters(folder, tmp_path):
+    raw = to_dict(config_of(folder, modalities=False))
+    found = []
+    for seed in (0, 1):
+        raw["split"]["seed"] = seed
+        found.append(Run(tmp_path, from_dict(raw)).stages()["view"].clusters)
+    assert not np.array_equal(found[0].vectors, found[1].vectors)
 
 
 class Cut(Exception):

@@ -210,6 +210,9 @@ negatives.msac={recluster: 2, behavioral: false}
 modalities={text: title}
   `modalities` ['text'] should be .npy files, or columns of an item table. Received: ['title'] with
   log.items=None; write e.g. `log: {items: items.csv.gz}`.
+modalities={cost: price} & log.items=i.csv & features.item={price: numeric}
+  `modalities` ['cost'] should be text or several strings. Received: columns that `features.item` calls
+  numeric; leave them out.
 modalities={behavior: b.npy}
   `modalities` should leave the name behavior to the vectors made of the events. Received: ['behavior'];
 loss.l2=-1.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from csmf_tf.cli import main
-from csmf_tf.config import from_dict
+from csmf_tf.config import from_dict, to_dict
 from csmf_tf.data.simulator import simulate
 from csmf_tf.diagnosis import diagnose
 from csmf_tf.run import Run
@@ -78,6 +78,18 @@ def test_command_prints_a_table_and_draws(run, capsys, tmp_path):
     clusters = summary["clusters"]
     assert clusters["level1"]["least"] >= 5
     assert clusters["level2"]["clusters"] >= clusters["level1"]["clusters"]
+
+
+@pytest.mark.parametrize("negatives", [{"edis": {"hard": 8}}, {"msac": {"hard": 0}}])
+def test_kinds_that_a_run_has_no_numbers_for_are_left_out(run, negatives):
+    raw = to_dict(run.config)
+    raw["negatives"] = negatives
+    run.config, before = from_dict(raw), run.config
+    try:
+        drawn = diagnose(run, "view", rows=200).drawn
+    finally:
+        run.config = before
+    assert ("edis hard" in drawn) == ("msac hard" in drawn) == ("edis" in negatives)
 
 
 def test_an_objective_that_is_not_finished_is_an_error(run, capsys):

@@ -120,12 +120,12 @@ def _logits(users, shared, own):
     """Corrected scores, float32 [R, C]: of candidates that all rows share, then of those of each row."""
     vectors, log_q = (_beside(values, 0) for values in list(zip(*shared, strict=True))[:2])
     if not own:
-        return tf.matmul(users, vectors, transpose_b=True) - log_q
+        return tf.nn.bias_add(tf.matmul(users, vectors, transpose_b=True), -log_q)
     scores = _beside([tf.einsum("rd,rcd->rc", users, some.vectors) - some.log_q for some in own], 1)
     # To join the two would copy all scores: the rows' own are added to columns of zeros.
     width = tf.shape(scores)[1]
     logits = tf.matmul(users, tf.pad(vectors, [[0, width], [0, 0]]), transpose_b=True)
-    logits -= tf.pad(log_q, [[0, width]])
+    logits = tf.nn.bias_add(logits, -tf.pad(log_q, [[0, width]]))
     rows, columns = tf.meshgrid(
         tf.range(tf.shape(users)[0]), tf.shape(vectors)[0] + tf.range(width), indexing="ij"
     )

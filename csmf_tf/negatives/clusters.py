@@ -95,7 +95,8 @@ def cluster_items(
     if known.sum() < 2 * min_size:
         raise ValueError(
             f"`modalities` should have vectors of at least 2 * min_size = {2 * min_size} items. "
-            f"Received: {known.sum()} of {len(known)} items with a vector; lower `min_size`, or give more"
+            f"Received: {known.sum()} of {len(known)} items with a vector; lower "
+            "`min_size` (`negatives.anchors`), or give more"
         )
     count = level1 or max(2, round(np.sqrt(len(known)) / 4))
     outer = kmeans(vectors[known], count, min_size, least=2, seed=seed)
@@ -119,7 +120,7 @@ def save_clusters(path: str | os.PathLike[str], clusters: Clusters, fingerprint:
     path = pathlib.Path(path)
     beside = path.with_name(path.name + ".tmp")
     with beside.open("wb") as file:
-        np.savez(file, allow_pickle=False, fingerprint=np.array(fingerprint), **clusters._asdict())
+        np.savez(file, fingerprint=np.array(fingerprint), **clusters._asdict())
     beside.replace(path)
 
 

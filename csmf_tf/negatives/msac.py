@@ -37,7 +37,11 @@ class ClusterSampler:
 
     def __init__(self, clusters: Clusters, count: int, anchors: int, hard: int):
         self._easy = np.asarray(clusters.easy, np.float64)
-        self._thresholds = np.cumsum(self._easy, axis=1)[:, :-1]
+        # All rows in one ascending array, so that a draw is one search.
+        thresholds = np.cumsum(self._easy, axis=1)
+        thresholds /= thresholds[:, -1:]
+        self._thresholds = (thresholds + np.arange(len(thresholds))[:, np.newaxis]).ravel()
+        self._last = len(thresholds) - 1 - np.argmax(self._easy[:, ::-1] > 0, axis=1)
         self._count, self._anchors, self._hard = count, anchors, hard
         self._level1, self._level2 = (np.asarray(of, np.int64) for of in (clusters.level1, clusters.level2))
         # Sorted so, both levels are runs.
@@ -79,8 +83,9 @@ class ClusterSampler:
     def _draw_easy(self, own, rng):
         """Items [R, count * anchors], and how many times a row is expected to hold each."""
         rows, count = len(own), self._count
-        chances = rng.random((count, rows, 1))
-        drawn = np.count_nonzero(chances >= self._thresholds[own], axis=2).T
+        places = np.searchsorted(self._thresholds, own + rng.random((count, rows)), side="right")
+        # Rounding may carry a draw beyond its row.
+        drawn = np.minimum(places - own * len(self._last), self._last[own]).T
         places = draw_distinct(self._sizes1[drawn.ravel()], self._anchors, rng).reshape(rows, count, -1)
         items = self._order[self._starts1[drawn][..., np.newaxis] + places]
         share = self._anchors / self._sizes1[drawn]

@@ -16,10 +16,11 @@ from csmf_tf.negatives.msac import ClusterSampler
 class NegativeSampler:
     """Draws what `csmf_tf.CSMF` expects of a batch beside its positives.
 
-    A row has n = in-batch + uniform + popularity + MSAC's + virtual negatives. A candidate is corrected by
-    log(n p), p the probability with which one draw of its source gives it; in-batch, uniform and popularity
-    negatives are one source, MSAC's easy and hard ones another. So each source is an estimate of the full
-    softmax by itself, and they count by their numbers (own choice). Funnel negatives are chosen, not drawn.
+    A row has n = in-batch + uniform + popularity + MSAC's negatives. A candidate is corrected by log(n p), p
+    the probability with which one draw of its source gives it; in-batch, uniform and popularity negatives are
+    one source, MSAC's easy and hard ones another. So each source is an estimate of the full softmax by
+    itself, and they count by their numbers (own choice). Virtual negatives come on top, corrected by what
+    they are mixed of; where there are no others, n is their number. Funnel negatives are chosen, not drawn.
 
     Args:
         settings: the `Negatives` of the configuration.
@@ -67,7 +68,7 @@ class NegativeSampler:
         # A row's own positive is no sample: the others' are.
         in_batch = rows - 1 if self._in_batch else 0
         counts = np.array([in_batch, self._uniform, self._popularity])
-        total = counts.sum() + self._virtual + (self._clusters.draws if self._clusters else 0)
+        total = counts.sum() + (self._clusters.draws if self._clusters else 0) or self._virtual
         uniform = rng.integers(0, len(self._frequency), self._uniform, np.int32)
         popular = np.searchsorted(self._thresholds, rng.random(self._popularity), side="right")
         negatives = np.concatenate([uniform, popular.astype(np.int32)])
