@@ -398,7 +398,9 @@ def test_workers_share_the_cores(at_once, tmp_path, capfd):
 @pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_leaves_no_worker_behind(signalled):
     work = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
-    code = f"from benchmarks.quality.workers import run_all; run_all({{'work': {work}}}, 1)"
+    # What a shell starts in the background ignores Ctrl-C, and so would all that it starts.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"from benchmarks.quality.workers import run_all; run_all({{'work': {work}}}, 1)"
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as main:
