@@ -1,5 +1,7 @@
 """Clusters in a run: what items are told by, when they are made anew, and that a broken run goes on so."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -154,7 +156,7 @@ def test_vectors_that_are_not_aligned_should_be_of_one_width(folder, tmp_path):
     assert len(Run(tmp_path / "one", from_dict(raw)).stages()["view"].clusters.vectors) == ITEMS
     raw["negatives"]["msac"]["recluster"] = 1
     # The model's vectors have 8 coordinates: said before any epoch.
-    with pytest.raises(ValueError, match=r"'the model's': 8|\"the model's\": 8"):
+    with pytest.raises(ValueError, match='"the model\'s": 8'):
         Run(tmp_path / "two", from_dict(raw)).stages()
 
 
@@ -178,11 +180,10 @@ def test_a_broken_run_goes_on_as_if_it_had_not_been(folder, tmp_path):
     left = iter([3, 2, 1, 4])
 
     def cutting(objective, phase):
-        count = next(left, None)
+        count, seen = next(left, None), itertools.count(1)
 
-        def begin(batch, logs=None, seen=[0]):  # noqa: B006
-            seen[0] += 1
-            if count is not None and seen[0] > count:
+        def begin(batch, logs=None):
+            if count is not None and next(seen) > count:
                 raise Cut
 
         return [keras.callbacks.LambdaCallback(on_batch_begin=begin)]
