@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives lightgcn clean
+.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives bench-sequences lightgcn clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ bench-published: venv  ## CSMF beside a few peers on a published test file, 3 se
 
 bench-negatives: venv  ## kinds of negatives, 3 seeds, three logs of one objective
 	$(BIN)/python benchmarks/quality/run.py --negatives
+
+bench-sequences: venv  ## HeterRec beside sequential recommenders, 3 seeds, logs with times, hours
+	$(BIN)/python benchmarks/quality/run.py --sequences
 
 bench-ablations: venv  ## variants of CSMF, one log, one seed
 	$(BIN)/python benchmarks/quality/run.py --ablations

@@ -43,7 +43,7 @@ def conflicts(config: "Config", raw: Mapping[str, Any]) -> Iterator[str]:
             )
         if id_column in columns:
             yield f"`features.{side}` should not name the id column. Received: {id_column!r}; leave it out."
-    if not (model.user_id or config.features.user or model.history.length):
+    if not (model.reads_user_id or config.features.user or model.history.length):
         yield (
             "The user tower should have an input. Received: model.user_id=False, features.user={}, "
             "model.history.length=0; set one of the three."
@@ -53,8 +53,53 @@ def conflicts(config: "Config", raw: Mapping[str, Any]) -> Iterator[str]:
             f"`model.temperature` belongs to normalised segments. Received: model.temperature="
             f"{model.temperature}, model.normalize=False; set `normalize: true`, or leave it out."
         )
+    yield from _heterrec_conflicts(config)
     yield from _negatives_conflicts(config)
     yield from _objective_conflicts(config)
+
+
+def _heterrec_conflicts(config: "Config") -> Iterator[str]:
+    """One message for each pair of settings that do not go with the user tower."""
+    model, loss, heterrec = config.model, config.loss, config.model.heterrec
+    if model.user_tower != "heterrec":
+        if loss.step_weights != (1.0,) or loss.one_list:
+            yield (
+                "`loss.step_weights` and `loss.one_list` belong to sequences. Received: "
+                f"model.user_tower={model.user_tower!r}; set it to heterrec, or leave them out."
+            )
+        return
+    if not model.history.length:
+        yield (
+            "`model.user_tower: heterrec` reads histories. Received: model.history.length=0; "
+            "write e.g. `model: {history: {length: 50}}`."
+        )
+    if model.granularity == "unit":
+        yield (
+            "`model.granularity` should be weight with heterrec, whose layer norms and attention heads mix "
+            "units. Received: model.granularity='unit'; leave it out."
+        )
+    if isinstance(heterrec.layers, tuple) and len(heterrec.layers) != 2:
+        yield (
+            "`model.heterrec.layers` should be one number, or two: token-level and item-level. "
+            f"Received: {[*heterrec.layers]}."
+        )
+    if heterrec.dim % heterrec.heads:
+        yield (
+            "`model.heterrec.dim` should be a multiple of its heads. "
+            f"Received: dim={heterrec.dim}, heads={heterrec.heads}."
+        )
+    if loss.margin:
+        yield (
+            "`loss.margin` belongs to `model.user_tower: mlp`. "
+            f"Received: loss.margin={loss.margin}; leave it out."
+        )
+    if loss.one_list and loss.kind == "sampled":
+        yield "`loss.one_list` belongs to the full softmax. Received: loss.kind='sampled'; leave it out."
+    if config.training.jit_compile:
+        yield (
+            "`training.jit_compile` should go with batches of fixed shape, which windows of histories are "
+            "not. Received: jit_compile=True with model.user_tower='heterrec'; leave it out."
+        )
 
 
 def _negatives_conflicts(config: "Config") -> Iterator[str]:

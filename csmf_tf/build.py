@@ -17,15 +17,21 @@ from csmf_tf.data.splits import Split, split_log
 from csmf_tf.data.stages import Batching
 from csmf_tf.data.store import Prepared
 from csmf_tf.data.tables import align, pad_lists, read_table
-from csmf_tf.data.users import HISTORY, UserFeatures
+from csmf_tf.data.users import HISTORY, SEQUENCE, SEQUENCE_BEHAVIOR, UserFeatures
 from csmf_tf.model import CSMF
 from csmf_tf.towers import Feature
 
 FULL_SOFTMAX_ITEMS = 50_000
 """Up to so many items `loss: {kind: auto}` is the softmax over the whole catalogue (own choice)."""
 
+FULL_SOFTMAX_ITEMS_OF_SEQUENCES = 15_000
+"""The same where positions of sequences are the rows (own choice)."""
+
 DENSE_OPTIMIZER_ROWS = 50_000
 """Up to so many users `optimizer: auto` may be Adam, which updates every row of a table at each step."""
+
+POSITIONS = 1600
+"""So many positions are in a batch of sequences where `batch_size` is not given (own choice)."""
 
 VALIDATION_USERS = 1000
 """So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
@@ -37,6 +43,9 @@ OPTIMIZERS = {
     # Keras starts the accumulator at 0.1, far above the squares of a mean loss's gradients.
     "adagrad": (keras.optimizers.Adagrad, {"learning_rate": 0.1, "initial_accumulator_value": 1e-7}),
 }
+
+SEQUENCE_RATES = {"adam": 0.001, "adamw": 0.001, "sgd": 0.1, "adagrad": 0.02}
+"""Learning rates of a user tower of transformer blocks (own choice)."""
 
 
 def prepare(config: Config) -> Prepared:
@@ -114,7 +123,7 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
         _features(config, prepared.items, config.features.item, with_id=True),
         embedding_dim=settings.embedding_dim,
         hidden=settings.hidden,
-        granularity=settings.granularity,
+        granularity="weight" if settings.by_weight else "unit",
         normalize=settings.normalize,
         temperature=settings.temperature,
         loss=loss_kind(config, prepared),
@@ -123,6 +132,8 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
         margin=loss.margin,
         l2=loss.l2,
         l2_balance=loss.l2_balance,
+        heterrec=settings.heterrec if settings.user_tower == "heterrec" else None,
+        one_list=loss.one_list,
         dtype="mixed_bfloat16" if config.training.mixed_precision else "float32",
     )
     model.set_catalogue(prepared.split.train.items, pad_lists(prepared.items))
@@ -131,10 +142,16 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
 
 def _user_features(config, prepared):
     settings = config.model
-    features = _features(config, prepared.users, config.features.user, with_id=settings.user_id)
+    features = _features(config, prepared.users, config.features.user, with_id=settings.reads_user_id)
     if not settings.history.length:
         return features
     items, dim = tuple(prepared.split.train.items), settings.embedding_dim
+    if settings.user_tower == "heterrec":
+        behaviors = {SEQUENCE_BEHAVIOR: config.funnel} if len(config.funnel) > 1 else {}
+        return features + [
+            Feature(name, "history", vocabulary, length=settings.history.length)
+            for name, vocabulary in ({SEQUENCE: items} | behaviors).items()
+        ]
     return features + [
         Feature(HISTORY.format(name), "history", items, dim, length=settings.history.length)
         for name in config.funnel
@@ -149,7 +166,7 @@ def _features(config, raw, kinds, with_id):
         features.append(Feature(id_column, "id", tuple(raw[id_column]), oov_buckets=settings.oov_buckets))
     for name, kind in kinds.items():
         if kind == "numeric":
-            features.append(Feature.numeric(name, raw[name]))
+            features.append(Feature.numeric(name, raw[name], settings.heterrec.buckets))
             continue
         values = raw[name] if kind == "categorical" else [value for values in raw[name] for value in values]
         vocabulary = tuple(sorted({*values} - {""}))
@@ -162,13 +179,18 @@ def user_features(config: Config, prepared: Prepared, model: CSMF, log: EventLog
     encoder, length = model.towers.user_encoder, config.model.history.length
     # The towers read no history of objectives that came later.
     log = replace(log.take(log.behavior < len(config.funnel)), funnel=config.funnel)
+    sequence = config.model.user_tower == "heterrec"
+    items = SEQUENCE if sequence else HISTORY.format(log.funnel[0])
+    several = sequence and len(log.funnel) > 1
     return UserFeatures(
         encoder.encode(pad_lists(prepared.users), skip="history"),
         log,
         length,
-        encoder.codes(HISTORY.format(log.funnel[0]), log.items) if length else None,
-        config.log.user if config.model.user_id else None,
+        encoder.codes(items, log.items) if length else None,
+        config.log.user if config.model.reads_user_id else None,
         config.model.oov_buckets,
+        sequence,
+        encoder.codes(SEQUENCE_BEHAVIOR, np.array(log.funnel, object)) if several else None,
     )
 
 
@@ -179,27 +201,33 @@ def loss_kind(config: Config, prepared: Prepared) -> str:
     # Who asks for virtual or semantic negatives wants them drawn.
     if {"edis", "msac"} & {*config.negatives.kind}:
         return "sampled"
-    return "full" if len(prepared.split.train.items) <= FULL_SOFTMAX_ITEMS else "sampled"
+    # A batch of windows has some ten times the rows of one of users.
+    most = FULL_SOFTMAX_ITEMS if config.model.user_tower == "mlp" else FULL_SOFTMAX_ITEMS_OF_SEQUENCES
+    return "full" if len(prepared.split.train.items) <= most else "sampled"
 
 
 def batching(config: Config, prepared: Prepared) -> Batching:
     """How positives become batches."""
     train, loss, kind = prepared.split.train, config.loss, loss_kind(config, prepared)
-    rows_are_users = kind == "full" and not (config.model.history.length and train.time is not None)
+    length, sequence = config.model.history.length, config.model.user_tower == "heterrec"
+    rows_are_users = kind == "full" and not sequence and not (length and train.time is not None)
     if rows_are_users and config.training.jit_compile:
         raise ValueError(
             "`training.jit_compile` should go with batches of fixed shape. Received: jit_compile=True with "
             "the full softmax by users, where XLA compiles every batch anew; write `loss: {kind: sampled}`"
         )
     # Some 60 steps an epoch, so that epochs of small logs learn too.
-    by_users = int(np.clip(len(train.users) // 60, 32, 256))
+    rows = int(np.clip(len(train.users) // 60, 32, 256)) if rows_are_users else 1024
+    if sequence:
+        rows = max(POSITIONS // length, 1)
     return Batching(
         loss=kind,
-        batch_size=config.training.batch_size or (by_users if rows_are_users else 1024),
+        batch_size=config.training.batch_size or rows,
         history_drop=config.model.history.drop,
         negatives=config.negatives,
         l2_popularity=loss.l2_popularity,
         closure=config.closure,
+        step_weights=tuple(weight / sum(loss.step_weights) for weight in loss.step_weights),
         seed=config.training.seed,
     )
 
@@ -208,9 +236,12 @@ def optimizer(config: Config, prepared: Prepared) -> Any:
     """A fresh Keras optimizer."""
     training = config.training
     # Adagrad touches only the rows that a batch reads; the full softmax reads all items, but not all users.
-    few_users = len(prepared.split.train.users) <= DENSE_OPTIMIZER_ROWS
-    auto = "adam" if loss_kind(config, prepared) == "full" and few_users else "adagrad"
+    train, sequence = prepared.split.train, config.model.user_tower == "heterrec"
+    few = len(train.items if sequence else train.users) <= DENSE_OPTIMIZER_ROWS
+    auto = "adam" if few and (sequence or loss_kind(config, prepared) == "full") else "adagrad"
     name = auto if training.optimizer == "auto" else training.optimizer
-    given = {"learning_rate": training.learning_rate} if training.learning_rate else {}
     make, defaults = OPTIMIZERS[name]
+    # Deep towers take smaller steps than tables.
+    defaults = defaults | ({"learning_rate": SEQUENCE_RATES[name]} if sequence else {})
+    given = {"learning_rate": training.learning_rate} if training.learning_rate else {}
     return make(**(defaults | given))

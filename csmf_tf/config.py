@@ -70,29 +70,70 @@ class History:
 
 
 @dataclass(frozen=True)
-class Model:
-    """The two towers; `temperature` is one number, or one per objective."""
+class HeterRec:
+    """A transformer over the tokens of a history's items, `dim` wide; `layers` token-level and item-level.
 
+    `flatten: false` joins an item's features to one token. `buckets` n > 0 puts numbers into n of them, and
+    `list_length` strings of a list count.
+    """
+
+    layers: Count | tuple[Count, ...] = 2
+    heads: Size = 2
+    dim: Size = 64
+    intermediate_dim: Size | None = None
+    dropout: BelowOne = 0.2
+    mask: Literal["block", "causal"] = "block"
+    pooling: Literal["mean", "last", "attention"] = "mean"
+    flatten: bool = True
+    share_embeddings: bool = True
+    buckets: Count = 0
+    list_length: Size = 16
+
+
+@dataclass(frozen=True)
+class Model:
+    """The two towers; `temperature` is one number, or one per objective.
+
+    What is None goes by `user_tower`: mlp is by unit and reads the user's id, heterrec neither.
+    """
+
+    user_tower: Literal["mlp", "heterrec"] = "mlp"
     embedding_dim: Size = 64
     hidden: tuple[Size, ...] = ()
-    granularity: Literal["unit", "weight"] = "unit"
-    user_id: bool = True
+    granularity: Literal["unit", "weight"] | None = None
+    user_id: bool | None = None
     history: History = field(default_factory=History)
     feature_dim: Size = 16
     oov_buckets: Size = 1
     normalize: bool = False
     temperature: Positive | tuple[Positive, ...] = 1.0
+    heterrec: HeterRec = field(default_factory=HeterRec)
+
+    @property
+    def by_weight(self) -> bool:
+        """Whether single weights of hidden layers are owned."""
+        return (self.granularity or ("weight" if self.user_tower == "heterrec" else "unit")) == "weight"
+
+    @property
+    def reads_user_id(self) -> bool:
+        """Whether the user tower reads the id."""
+        return self.user_tower == "mlp" if self.user_id is None else self.user_id
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The retrieval softmax and its L2; `margin` is m0 of the adaptive margin (AML)."""
+    """The retrieval softmax and its L2; `margin` is m0 of the adaptive margin (AML).
+
+    For heterrec: `step_weights` of the next items that a position predicts, in `one_list` or one by one.
+    """
 
     kind: Literal["auto", "full", "sampled"] = "auto"
     margin: float = 0.0
     l2: NotNegative = 0.4
     l2_balance: Positive = 16.0
     l2_popularity: NotNegative = 0.75
+    step_weights: Annotated[tuple[Positive, ...], SOME] = (1.0,)
+    one_list: bool = False
 
 
 @dataclass(frozen=True)

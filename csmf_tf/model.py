@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow_recommenders as tfrs
 
+from csmf_tf import config
 from csmf_tf._keras import keras, tf
 from csmf_tf.losses import StageLoss
 from csmf_tf.negatives.columns import columns
@@ -41,6 +42,17 @@ class CSMF(tfrs.models.Model):
     | `mixing` | float32 [m_c V, m_c m_o] | weights of the simple virtual negatives, EDIS only |
     | `positive_share` | float32 [R, B] | share of the positive in each hard virtual negative, EDIS only |
 
+    With `heterrec` a row is a window of a user's history, and what follows is by its Q positions that are
+    trained (`user_l2` too), in the sampled softmax by their P next items:
+
+    | key | dtype, shape | what |
+    |---|---|---|
+    | `query` | int32 [Q] | the positions, numbered through all rows |
+    | `targets` | int32 [Q, H] | catalogue indices of the next items of each, -1 pads, `"full"` only |
+    | `weight` | float32 [Q, H] or [P] | weight of each |
+    | `row` | int32 [P] | the position of each next item, `"sampled"` only |
+    | `future` | int32 [P, H] | all next items of its position, which are no negatives, `"sampled"` only |
+
     Args:
         funnel: names of the objectives, upstream first.
         user_features: `Feature` list of the user tower.
@@ -60,6 +72,11 @@ class CSMF(tfrs.models.Model):
         l2_balance: factor by which the items' side is stronger than `l2` and the users' weaker. The optimum
             is the same for every balance, as one side may be scaled up and the other down, but the way there
             is not: with a strong item side users learn slowly, which regularises (own choice).
+        heterrec: a `csmf_tf.config.HeterRec`, or a dict of its fields, for a user tower that reads the
+            feature `history` (and `history_behavior`) by a transformer over its items' features, see
+            `HistoryTransformer`. It needs granularity `"weight"`, no margin, and a catalogue in the order of
+            the history's vocabulary.
+        one_list: whether a position's next items stand in one softmax, see `listwise_multi_step`.
 
     Example:
 
@@ -94,6 +111,8 @@ class CSMF(tfrs.models.Model):
         margin=0.0,
         l2=0.0,
         l2_balance=1.0,
+        heterrec=None,
+        one_list=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -119,12 +138,20 @@ class CSMF(tfrs.models.Model):
             raise ValueError(
                 f"`l2` should be >= 0 and `l2_balance` > 0. Received: l2={l2}, l2_balance={l2_balance}"
             )
+        if isinstance(heterrec, dict):
+            heterrec = config.HeterRec(**heterrec)
+        if heterrec and margin:
+            raise ValueError(
+                "`margin` should be 0 with `heterrec`, whose loss has several positives a position. "
+                f"Received: margin={margin}"
+            )
         self.loss_kind = loss
         self.in_batch_negatives = in_batch_negatives
         self.virtual_gradient = virtual_gradient
         self.margin = margin
         self.l2 = l2
         self.l2_balance = l2_balance
+        self.one_list = one_list
         self.towers = TowerPair(
             user_features,
             item_features,
@@ -132,6 +159,7 @@ class CSMF(tfrs.models.Model):
             hidden,
             granularity,
             normalize,
+            heterrec,
             dtype=self.dtype_policy,
         )
         # [stage in training or 0, stages frozen]: a variable, so that checkpoints hold it.
@@ -298,9 +326,9 @@ class CSMF(tfrs.models.Model):
         """float32 [B, D] of encoded item features; by default as the latest stage sees them."""
         return self._embed(self.towers.item, encoded, stage)
 
-    def _embed(self, tower, encoded, stage):
+    def _embed(self, tower, encoded, stage, **options):
         stage = stage or self.stage or self.frozen_stages or 1
-        return self._tempered(self.towers.embed(tower, encoded, stage), tower)
+        return self._tempered(self.towers.embed(tower, encoded, stage, **options), tower)
 
     def renormalize(self, mixed, stage):
         """Brings mixtures of item vectors, float32 [..., D], to the norms of those of `stage`."""
@@ -349,7 +377,8 @@ class CSMF(tfrs.models.Model):
             raw: dict of raw item features, [N, ...] each.
 
         Raises:
-            ValueError: when there are no items, or a feature has another number of rows.
+            ValueError: when there are no items, a feature has another number of rows, or, with `heterrec`,
+                histories have another vocabulary.
         """
         encoded = self.towers.item_encoder.encode(raw)
         rows = {name: len(values) for name, values in encoded.items()}
@@ -358,6 +387,13 @@ class CSMF(tfrs.models.Model):
                 "`raw` should hold one row for each of one or more items. "
                 f"Received: {len(ids)} ids, rows {rows}"
             )
+        if sequence := self.towers.user.sequence:
+            if sequence.history.vocabulary != tuple(ids):
+                raise ValueError(
+                    "`ids` should be the vocabulary of the feature `history`, in its order. "
+                    f"Received: {len(ids)} ids, others than its {len(sequence.history.vocabulary)}"
+                )
+            sequence.set_items(encoded)
         self.catalogue_ids = np.asarray(ids, dtype=object)
         self._catalogue = {name: tf.constant(values) for name, values in encoded.items()}
 
@@ -368,11 +404,11 @@ class CSMF(tfrs.models.Model):
                 "`item_vectors` should come after `set_catalogue(ids, raw)`, also on a loaded model. "
                 "Received: no catalogue"
             )
-        return self._in_chunks(self.embed_items, self._catalogue)
+        return self._in_chunks(self.embed_items, self._catalogue, CHUNK)
 
     def user_vectors(self, encoded):
         """float32 numpy array [U, D] of any number of encoded users, as the latest stage sees them."""
-        return self._in_chunks(self.embed_users, encoded)
+        return self._in_chunks(self.embed_users, encoded, self.towers.user.chunk)
 
     def user_embedder(self):
         """A `tf.Module` from a dict of raw user features to vectors [B, D]; it holds the user side only."""
@@ -385,14 +421,14 @@ class CSMF(tfrs.models.Model):
         """
         return _Embedder(self.towers.item_encoder, self.towers.item, self._embed)
 
-    def _in_chunks(self, embed, encoded):
+    def _in_chunks(self, embed, encoded, size):
         rows = len(next(iter(encoded.values())))
         if embed.__name__ not in self._traced:
             self._traced[embed.__name__] = tf.function(embed, reduce_retracing=True)
         return np.concatenate(
             [
-                self._traced[embed.__name__]({k: tf.constant(v[at : at + CHUNK]) for k, v in encoded.items()})
-                for at in range(0, rows, CHUNK)
+                self._traced[embed.__name__]({k: tf.constant(v[at : at + size]) for k, v in encoded.items()})
+                for at in range(0, rows, size)
             ]
         )
 
@@ -430,7 +466,7 @@ class CSMF(tfrs.models.Model):
             self._check_in_training("fit")
         if not stage:
             raise ValueError("`evaluate` should come after `begin(objective)`. Received: no stage has begun")
-        users = self.embed_users(inputs["user"], stage)
+        users = self._users(inputs, stage, training)
         loss = self._stage_loss(stage)
         if self.loss_kind == "full":
             return loss.full(users, self.embed_items(self._catalogue, stage), inputs)
@@ -444,6 +480,17 @@ class CSMF(tfrs.models.Model):
         )
         return loss.sampled(users, candidates, inputs)
 
+    def _users(self, inputs, stage, training):
+        """User vectors [R, D] of a batch; of sequences [Q, D] or, for the sampled softmax, [P, D]."""
+        if "query" not in inputs:
+            return self.embed_users(inputs["user"], stage)
+        tower, options = self.towers.user, {"training": training, "every_position": True}
+        positions = self._embed(tower, inputs["user"], stage, **options)
+        queries = inputs["query"]
+        if self.loss_kind == "sampled":
+            queries = tf.gather(queries, inputs["row"])
+        return tf.gather(tf.reshape(positions, [-1, self.towers.embedding_dim]), queries)
+
     def _stage_loss(self, stage):
         output = self.towers.user.output_layer
         # Normalised vectors are no sum of a bias and a taste.
@@ -456,6 +503,7 @@ class CSMF(tfrs.models.Model):
             l2=self.l2,
             l2_balance=self.l2_balance,
             bias=None if normalize else tf.cast(output.bias, tf.float32),
+            one_list=self.one_list,
         )
 
     def _embed_codes(self, codes, stage):
@@ -479,6 +527,8 @@ class CSMF(tfrs.models.Model):
             "margin": self.margin,
             "l2": self.l2,
             "l2_balance": self.l2_balance,
+            "heterrec": self.towers.heterrec and dataclasses.asdict(self.towers.heterrec),
+            "one_list": self.one_list,
         }
 
 

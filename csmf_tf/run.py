@@ -22,6 +22,7 @@ from csmf_tf.config import Config, from_dict, to_dict
 from csmf_tf.data.stages import StageData
 from csmf_tf.data.store import load, save, save_split
 from csmf_tf.data.tables import pad_lists
+from csmf_tf.data.users import SEQUENCE_BEHAVIOR
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.evaluation.results import Evaluation, evaluate_model
 from csmf_tf.evaluation.user_results import run_state
@@ -348,10 +349,14 @@ class Run:
         split = self.prepared.split
         known = split.train.append(split.validation)
         users = build.user_features(self.config, self.prepared, self.model, known)
-        ids = np.append(known.items, "")
         everyone = np.arange(len(known.users))
-        histories = {name: ids[h.latest(everyone, users.length)] for name, h in users.histories.items()}
-        return pad_lists(self.prepared.users) | histories
+        # The last one is what the pad -1 reads.
+        names = {name: np.append(known.items, "") for name in users.histories}
+        if SEQUENCE_BEHAVIOR in names:
+            names[SEQUENCE_BEHAVIOR] = np.array([*self.config.funnel, ""], object)
+        return pad_lists(self.prepared.users) | {
+            name: names[name][h.latest(everyone, users.length)] for name, h in users.histories.items()
+        }
 
     def _check_finished(self):
         if not self.model.frozen_stages:

@@ -26,6 +26,7 @@ split: {kind: item_holdout, fraction: 0.2, seed: 7}
 validation_users: 0.3
 features: {user: {country: categorical}, item: {tags: multi, price: numeric}}
 model:
+  user_tower: mlp
   embedding_dim: 48
   hidden: [128, 96]
   granularity: weight
@@ -35,8 +36,11 @@ model:
   oov_buckets: 4
   normalize: true
   temperature: [0.1, 0.2, 0.3]
+  heterrec: {layers: [1, 2], heads: 4, dim: 32, intermediate_dim: 48, dropout: 0.1, mask: causal,
+             pooling: last, flatten: false, share_embeddings: false, buckets: 5, list_length: 4}
 modalities: {image: /data/image.npy, text: title}
-loss: {kind: sampled, margin: -0.5, l2: 0.0, l2_balance: 4.0, l2_popularity: 0.5}
+loss: {kind: sampled, margin: -0.5, l2: 0.0, l2_balance: 4.0, l2_popularity: 0.5, step_weights: [1.0],
+       one_list: false}
 negatives:
   kind: [uniform, popularity, edis, msac]
   uniform: 64
@@ -69,8 +73,13 @@ def test_least_config_takes_the_documented_defaults(load):
     assert (log.timestamp, log.ignore, log.users, log.items) == ("t", (), None, None)
     assert (config.funnel, config.closure, config.validation_users) == (("view", "cart", "buy"), True, None)
     assert (split.kind, split.at, split.seed) == ("time", 0.8, 0)
-    assert (model.embedding_dim, model.hidden, model.granularity, model.feature_dim) == (32, (), "unit", 16)
-    assert (model.user_id, model.history.length, model.history.drop, model.temperature) == (True, 0, 0.5, 1.0)
+    assert (model.embedding_dim, model.hidden, model.by_weight, model.feature_dim) == (32, (), False, 16)
+    assert (model.reads_user_id, model.history.length, model.history.drop, model.temperature) == (
+        True,
+        0,
+        0.5,
+        1.0,
+    )
     assert (loss.kind, loss.l2, loss.margin) == ("auto", 0.4, 0.0)
     negatives = config.negatives
     assert negatives.kind == ("in_batch", "uniform", "funnel")
@@ -174,7 +183,7 @@ model.embedding_dim=2
 model.hidden=128
   `model.hidden` should be a list of integers >= 1. Received: model.hidden=128; write e.g. `hidden: [128]`.
 model.granularity=neuron
-  `model.granularity` should be one of unit, weight. Received:
+  `model.granularity` should be one of unit, weight or null. Received:
 model.user_id=false
   The user tower should have an input. Received: model.user_id=False, features.user={},
   model.history.length=0; set one of the three.

@@ -388,7 +388,9 @@ def test_a_worker_that_fails_ends_the_others_and_says_why(tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_workers_share_the_cores(at_once, tmp_path, capfd):
-    code = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['OPENBLAS_NUM_THREADS'])"
+    # In one write: the workers share what they write to.
+    line = "f\"{sorted(os.sched_getaffinity(0))} {os.environ['OPENBLAS_NUM_THREADS']}\\n\""
+    code = f"import os; os.write(1, {line}.encode())"
     workers.run_all({str(place): [sys.executable, "-c", code] for place in range(at_once)}, at_once)
     cores = sorted(os.sched_getaffinity(0))
     shares = [cores[place % len(cores) :: at_once] for place in range(at_once)]

@@ -16,14 +16,14 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 
-from benchmarks.quality import alternatives, csmf, graph, negatives, peers, report
+from benchmarks.quality import alternatives, csmf, graph, heterrec, negatives, peers, report, sequential
 from benchmarks.quality.fused import curve
 from benchmarks.quality.task import Task
 from csmf_tf._keras import tf
 from csmf_tf.config import Config, to_dict
 from csmf_tf.run import Run
 
-TRAINED = alternatives.METHODS | csmf.METHODS | negatives.METHODS
+TRAINED = alternatives.METHODS | csmf.METHODS | negatives.METHODS | heterrec.METHODS | sequential.METHODS
 METHODS = peers.METHODS | graph.METHODS | TRAINED
 FUSED_USERS = 2000
 
@@ -48,7 +48,7 @@ def measured(method: str, setting: dict, task: Task) -> report.Result:
     ranked = METHODS[method](task)
     seconds = time.monotonic() - started
     test = task.test
-    metrics = [test.metric, test.metric.replace("recall", "ndcg")]
+    metrics = report.metrics_of(task.run.config.evaluate.ks)
     summary, users, met = {}, {}, {}
     tested = {name: one for name, one in ranked.scores.items() if test.targets[name].counts.any()}
     for name, scores in tested.items():

@@ -20,6 +20,11 @@ class Result(NamedTuple):
     users: dict[str, np.ndarray]
 
 
+def metrics_of(ks: Sequence[int]) -> list[str]:
+    """The metrics that are reported: recall and NDCG at each cut-off."""
+    return [f"{name}@{k}" for k in ks for name in ("recall", "ndcg")]
+
+
 def write(path: pathlib.Path, result: Result) -> None:
     """Writes a result beside its place and moves it there; the summary last, as with it the result exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,17 +127,20 @@ def table(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
     methods = summary["methods"]
     objectives = list(next(iter(methods.values()))["objectives"])
     marks = {"above": "+", "below": "-", "overlaps": "="}
-    lines = [" ".join(["method".ljust(18), *(f"{name:^31}" for name in objectives), "    s  idx dims"])]
+    width = 31 + 6 * len(metrics[2:])
+    lines = [" ".join(["method".ljust(18), *(f"{name:^{width}}" for name in objectives), "    s  idx dims"])]
     for name, one in methods.items():
         cells = []
         for objective in objectives:
-            recall, ndcg = (one["objectives"][objective][metric] for metric in metrics)
+            recall, *further = (one["objectives"][objective][metric] for metric in metrics)
             low, high = (_short(bound) for bound in recall["interval"])
+            means = " ".join(_short(row["mean"]) for row in further)
             mark = marks[one["candidate"][objective]] if "candidate" in one and name != CANDIDATE else " "
-            cells.append(f"{_short(recall['mean'])} [{low} {high}] {_short(ndcg['mean'])} {mark}".center(31))
+            cells.append(f"{_short(recall['mean'])} [{low} {high}] {means} {mark}".center(width))
         lines.append(f"{name:18} {' '.join(cells)} {one['seconds']:6.0f} {one['indexes']:3} {one['dims']:4}")
     lines.append(
-        f"{metrics[0]} [95 % interval] {metrics[1]}; + the interval of {CANDIDATE} lies above, - below"
+        f"{metrics[0]} [95 % interval] {' '.join(metrics[1:])}; + the interval of {CANDIDATE} lies above, "
+        "- below"
     )
     for name, one in methods.items():
         for stage, row in one.get("after", {}).items():

@@ -19,8 +19,19 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 
 import csmf_tf
-from benchmarks.quality import alternatives, compute, csmf, graph, negatives, peers, report, workers
-from benchmarks.quality.task import LOGS, NEGATIVES_LOGS, configuration, files_of
+from benchmarks.quality import (
+    alternatives,
+    compute,
+    csmf,
+    graph,
+    heterrec,
+    negatives,
+    peers,
+    report,
+    sequential,
+    workers,
+)
+from benchmarks.quality.task import ALL_LOGS, NEGATIVES_LOGS, SEQUENCE_LOGS, configuration, files_of
 from csmf_tf._keras import keras, tf
 from csmf_tf.run import Run
 
@@ -33,6 +44,7 @@ SMALL = [name for name in DEFAULT if not name.startswith(("ease", "bpr")) and no
 # The test file is an extra bar, and dear: 36 users a batch.
 PUBLISHED = ["csmf", "union", "ials_own", "ials_union", "ials_weighted", "knn_union", "ease_union"]
 PUBLISHED += ["popularity", "popularity_any", "counting"]
+SEQUENCES = ["popularity", "knn_own", *sequential.METHODS, *heterrec.METHODS]
 SMALL_OVERRIDES = ["training.epochs=5", "training.recover_epochs=3"]
 
 
@@ -50,8 +62,8 @@ def results_of(log: str, args: argparse.Namespace) -> tuple[dict, list[str]]:
     if missing := [one for one in asked if read(*one) is None]:
         # The split is made once: two processes that start at once would write over one another's.
         compute_all(folder, Run(folder / "split", config), missing, args.workers)
-    k = config.evaluate.ks[0]
-    return {name: [read(name, seed) for seed in seeds[name]] for name in seeds}, [f"recall@{k}", f"ndcg@{k}"]
+    found = {name: [read(name, seed) for seed in seeds[name]] for name in seeds}
+    return found, report.metrics_of(config.evaluate.ks)
 
 
 def compute_all(folder: pathlib.Path, base: Run, missing: Sequence[tuple[str, int]], at_once: int) -> None:
@@ -73,7 +85,10 @@ def compute_all(folder: pathlib.Path, base: Run, missing: Sequence[tuple[str, in
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--logs", nargs="+", choices=LOGS | NEGATIVES_LOGS, help=f"default: {', '.join(MAIN_LOGS)}"
+        "--logs",
+        nargs="+",
+        choices=ALL_LOGS,
+        help=f"default: {', '.join(MAIN_LOGS)}",
     )
     parser.add_argument(
         "--methods",
@@ -98,6 +113,9 @@ def main():
         "--negatives", action="store_true", help="kinds of negatives instead, on logs of one objective"
     )
     parser.add_argument(
+        "--sequences", action="store_true", help="sequential recommenders instead, on logs with times"
+    )
+    parser.add_argument(
         "--small", action="store_true", help="one seed, few epochs, the quick methods, on taobao"
     )
     cores = len(os.sched_getaffinity(0))
@@ -113,6 +131,8 @@ def main():
         logs, methods, name = ["retailrocket-published"], PUBLISHED, "published.json"
     elif args.negatives:
         logs, methods, name = [*NEGATIVES_LOGS], [*negatives.METHODS], "negatives.json"
+    elif args.sequences:
+        logs, methods, name = [*SEQUENCE_LOGS], SEQUENCES, "sequences.json"
     elif args.ablations:
         methods, name = ABLATIONS, "ablations.json"
     elif args.small:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from benchmarks.quality.movielens import with_times, with_words
 from csmf_tf.config import Config, load_config
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.evaluation.ranking import Scores
@@ -35,6 +36,26 @@ NEGATIVES_LOGS: dict[str, dict[str, Any]] = {
         "modalities": {"title": "title", "genres": "genres"},
     },
 }
+
+_MOVIES: dict[str, Any] = {
+    "funnel": ["rated"],
+    "features": {"item": {"genres": "multi", "words": "multi", "year": "numeric"}},
+    "evaluate": {"ks": [50, 10]},
+}
+
+# Those of the comparison of sequential recommenders: one objective each, with times.
+SEQUENCE_LOGS: dict[str, dict[str, Any]] = {
+    "movielens-last": {"split": {"kind": "leave_last"}, **_MOVIES},
+    "movielens-time": {"split": {"kind": "time", "at": 0.9}, **_MOVIES},
+    "retailrocket-view": {
+        "funnel": ["view"],
+        "log": {"ignore": ["cart", "buy"]},
+        "split": {"kind": "time", "at": 0.9},
+        "evaluate": {"ks": [50, 10]},
+    },
+}
+
+ALL_LOGS = LOGS | NEGATIVES_LOGS | SEQUENCE_LOGS
 
 
 class Task(NamedTuple):
@@ -93,7 +114,7 @@ def configuration(log: str, data: pathlib.Path, out: pathlib.Path, overrides: Se
     """The default configuration of a known log; overrides as in `csmf-tf fit --set`."""
     out.mkdir(parents=True, exist_ok=True)
     raw = {"funnel": ["view", "cart", "buy"], "split": {"kind": "item_holdout"}}
-    raw |= copy.deepcopy((LOGS | NEGATIVES_LOGS)[log])
+    raw |= copy.deepcopy(ALL_LOGS[log])
     raw["log"] = {"user": "user_id", "item": "item_id", "behavior": "behavior"} | raw.get("log", {})
     events = files_of(log, data)[0].absolute()
     if "items" in raw["log"]:
@@ -101,6 +122,10 @@ def configuration(log: str, data: pathlib.Path, out: pathlib.Path, overrides: Se
     for name, source in raw.get("modalities", {}).items():
         if source.endswith(".npy"):
             raw["modalities"][name] = str(events.with_name(source))
+    if raw["funnel"] == ["rated"] and log in SEQUENCE_LOGS:
+        items = with_words(events.with_name("items.csv.gz"), (out / f"{log}-items.csv").absolute())
+        raw["log"] |= {"items": str(items), "timestamp": "timestamp"}
+        events = with_times(events, (out / f"{log}.csv").absolute())
     if log == "retailrocket-published":
         events, raw["split"] = with_published(events, (out / f"{log}.csv").absolute())
     if events.name not in ("events.csv.gz", f"{log}.csv"):
@@ -116,9 +141,14 @@ def configuration(log: str, data: pathlib.Path, out: pathlib.Path, overrides: Se
 def files_of(log: str, data: pathlib.Path) -> list[pathlib.Path]:
     """The files that a log is read from."""
     published = log.endswith("-published")
-    folder = data / log.removesuffix("-published").removesuffix("-cart")
-    if log in ("tiktok", "movielens-small"):
-        return [folder / {"tiktok": "interactions.csv.gz", "movielens-small": "ratings.csv.gz"}[log]]
+    folder = data / log
+    for name in ("taobao", "retailrocket"):
+        if log.startswith(name):
+            folder = data / name
+    if log.startswith("movielens"):
+        return [data / "movielens-small" / "ratings.csv.gz"]
+    if log == "tiktok":
+        return [folder / "interactions.csv.gz"]
     return [folder / "events.csv.gz", *([folder / "published_test.csv.gz"] if published else [])]
 
 

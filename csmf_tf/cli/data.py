@@ -16,6 +16,11 @@ def register(command):
     sub.add_argument("--items", type=int, required=True, help="number of items")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder for log, items and truth")
     sub.add_argument("--seed", type=int, default=0, help="seed of every draw (default 0)")
+    sub.add_argument(
+        "--heterogeneous",
+        action="store_true",
+        help="one behaviour; category, brand, price and tags of several earlier items decide what comes next",
+    )
     sub = command(
         "import",
         _import,
@@ -31,6 +36,13 @@ def register(command):
 
 
 def _simulate(args):
+    if args.heterogeneous:
+        from csmf_tf.data.heterogeneous import simulate_heterogeneous
+
+        made = simulate_heterogeneous(args.users, args.items, seed=args.seed)
+        made.write(args.out)
+        print(f"wrote events.csv.gz ({len(made.log):,} events) and items.csv.gz to {args.out}")
+        return
     from csmf_tf.data.simulator import simulate
 
     simulation = simulate(args.users, args.items, seed=args.seed)

@@ -10,7 +10,7 @@ from csmf_tf.data.log import EventLog
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """One behaviour's events by user, oldest first.
+    """Events by user, oldest first.
 
     Attributes:
         offsets: int64 [U + 1]; user `u` owns the entries `offsets[u]:offsets[u + 1]`.
@@ -34,9 +34,9 @@ class History:
     times: np.ndarray | None
 
     @classmethod
-    def of(cls, log: EventLog, behavior: int) -> "History":
-        """The history of one behaviour in a log."""
-        at = np.flatnonzero(log.behavior == behavior)
+    def of(cls, log: EventLog, behavior: int | None = None) -> "History":
+        """The history of one behaviour in a log, or of all."""
+        at = np.arange(len(log)) if behavior is None else np.flatnonzero(log.behavior == behavior)
         order = (log.user[at],) if log.time is None else (log.time[at], log.user[at])
         at = at[np.lexsort(order)]
         counts = np.bincount(log.user[at], minlength=len(log.users))
@@ -72,6 +72,10 @@ class History:
         asked = users.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, times)
         ends = np.searchsorted(keys, asked)
         return self._window(self.offsets[users], ends, length)
+
+    def first(self, users: np.ndarray, counts: np.ndarray, length: int) -> np.ndarray:
+        """The last `length` of the users' first `counts` [R] items, as `latest` gives them."""
+        return self._window(self.offsets[users], self.offsets[users] + counts, length)
 
     @functools.cached_property
     def _search_keys(self) -> tuple[np.ndarray, np.ndarray]:

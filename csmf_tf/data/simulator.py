@@ -103,21 +103,11 @@ class Simulation:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        log = self.log
-        assert log.time is not None
-        events = {
-            "user_id": _decode(log.user, log.users),
-            "item_id": _decode(log.item, log.items),
-            "behavior": _decode(log.behavior, objects(log.funnel)),
-            "timestamp": pa.array(log.time // 1_000_000),
-        }
-        _write_csv(directory / "events.csv.gz", pa.table(events))
-        ids = pa.array([f"i{row}" for row in range(len(self.price))])
-        price = pa.array([f"{price:.2f}" for price in self.price])
-        _write_csv(
-            directory / "items.csv.gz",
-            pa.table({"item_id": ids, "category": pa.array(self.category, pa.string()), "price": price}),
-        )
+        write_events(directory / "events.csv.gz", self.log)
+        ids = [f"i{row}" for row in range(len(self.price))]
+        price = [f"{price:.2f}" for price in self.price]
+        table = pa.table({"item_id": ids, "category": pa.array(self.category, pa.string()), "price": price})
+        write_csv(directory / "items.csv.gz", table)
         np.savez(directory / "truth.npz", **self.truth._asdict())
 
 
@@ -167,7 +157,7 @@ def simulate(
     go_on = np.array([_GO_ON[min(step, len(_GO_ON) - 1)] for step in range(len(funnel) - 1)])
     views_per_user = events_per_user / (1 + np.cumprod(go_on).sum())
     user, item = _draw_views(truth, views_per_user, rng)
-    parts = [(user, item, _view_times(user, rng))]
+    parts = [(user, item, view_times(user, rng))]
     for step, rate in enumerate(go_on, start=1):
         user, item, time = parts[-1]
         utility = _pair_utility(truth, step, user, item)
@@ -177,7 +167,7 @@ def simulate(
         parts.append((user[kept], item[kept], time[kept] + 1 + waited))
     return Simulation(
         truth=truth,
-        log=_as_log(parts, funnel),
+        log=as_log(parts, funnel),
         category=objects([f"c{code}" for code in np.hstack([truth.items, -truth.items]).argmax(axis=1)]),
         price=np.round(np.exp(3 + 0.5 * dearness), 2).astype(np.float32),
     )
@@ -237,7 +227,8 @@ def _draw_views(truth: Truth, mean: float, rng: np.random.Generator) -> tuple[np
     return np.repeat(np.arange(users, dtype=np.int32), counts), np.concatenate(drawn)
 
 
-def _view_times(user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def view_times(user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws the unix seconds of views, int64 `[n]`, ascending for each user; `user`, int `[n]`, ascends."""
     seconds = rng.integers(_START, _START + _DAYS * 86_400, len(user))
     return seconds[np.lexsort((seconds, user))]
 
@@ -260,7 +251,8 @@ def _intercept(utility: np.ndarray, rate: float) -> float:
     return (low + high) / 2
 
 
-def _as_log(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], funnel: tuple[str, ...]) -> EventLog:
+def as_log(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], funnel: tuple[str, ...]) -> EventLog:
+    """Returns the log, in order of time, of the (rows of users, rows of items, seconds) of each behaviour."""
     user, item, seconds = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     behavior = np.repeat(np.arange(len(funnel), dtype=np.int8), [len(part[0]) for part in parts])
     order = np.lexsort((behavior, user, seconds))
@@ -283,17 +275,24 @@ def _code(rows: np.ndarray, prefix: str) -> tuple[np.ndarray, np.ndarray]:
     return ids, rank[position]
 
 
-def _decode(codes: np.ndarray, names: np.ndarray) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names, pa.string()))
+def write_events(path: Path, log: EventLog) -> None:
+    """Writes a log with times as `user_id`, `item_id`, `behavior` and `timestamp` (unix seconds)."""
+    assert log.time is not None
+    coded = ((log.user, log.users), (log.item, log.items), (log.behavior, objects(log.funnel)))
+    columns = [
+        pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ids, pa.string())) for codes, ids in coded
+    ]
+    columns.append(pa.array(log.time // 1_000_000))
+    write_csv(path, pa.table(columns, ["user_id", "item_id", "behavior", "timestamp"]))
 
 
-def _write_csv(path: Path, table: pa.Table) -> None:
+def write_csv(path: Path, table: pa.Table) -> None:
+    """Writes a table as gzipped CSV without quotes, every value as text."""
     plain = pa.schema([(name, pa.string()) for name in table.column_names])
+    unquoted = pa.csv.WriteOptions(quoting_style="none", quoting_header="none")
     with (
         pa.CompressedOutputStream(str(path), "gzip") as file,
-        pa.csv.CSVWriter(
-            file, plain, write_options=pa.csv.WriteOptions(quoting_style="none", quoting_header="none")
-        ) as writer,
+        pa.csv.CSVWriter(file, plain, write_options=unquoted) as writer,
     ):
         for batch in table.to_batches(max_chunksize=1 << 20):
             writer.write(batch.cast(plain))

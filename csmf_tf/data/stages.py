@@ -1,6 +1,7 @@
 """From a log to the training batches of each stage."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +10,8 @@ from csmf_tf._keras import tf
 from csmf_tf.config import Negatives
 from csmf_tf.data.groups import group
 from csmf_tf.data.log import EventLog
-from csmf_tf.data.users import UserFeatures
+from csmf_tf.data.sequences import Targets, Windows, windows
+from csmf_tf.data.users import SEQUENCE, UserFeatures
 from csmf_tf.negatives.clusters import Clusters
 from csmf_tf.negatives.funnel import upstream_only
 from csmf_tf.negatives.sampler import NegativeSampler
@@ -30,6 +32,7 @@ class Batching:
         l2_popularity: power of the number of its positives with which the L2 of an item grows; 0 for the
             same L2 for all (frequency-scaled regularisation, Rendle et al., 2021).
         closure: whether events of later objectives count as positives of earlier ones.
+        step_weights: of sequences, the weight of each of the next items that a position predicts.
         seed: seed of every draw.
     """
 
@@ -40,6 +43,7 @@ class Batching:
     unknown_user_rate: float = 0.01
     l2_popularity: float = 0.0
     closure: bool = True
+    step_weights: tuple[float, ...] = (1.0,)
     seed: int = 0
 
 
@@ -47,7 +51,8 @@ class StageData:
     """The training data of one objective.
 
     A row of the full softmax is a user with all positives, unless the user's features change from event to
-    event (histories in a log with times); then, and in the sampled softmax, a row is one event.
+    event (histories in a log with times); then, and in the sampled softmax, a row is one event. Where the
+    users' features are a sequence, a row is a window of it, each event of which predicts the next positives.
 
     Args:
         log: training events.
@@ -60,7 +65,7 @@ class StageData:
         clusters: as given; an epoch draws from those that are there when it begins.
 
     Raises:
-        ValueError: when the log has no event of the objective.
+        ValueError: when the log has no event of the objective, or for a sequence none that follows another.
 
     Example:
 
@@ -110,6 +115,11 @@ class StageData:
             self._n_items,
         )
         self._met_keys = np.unique(keys)
+        if users.sequence and not self._next.last.any():
+            raise ValueError(
+                f"Objective '{self.objective}' should have at least one training event with an item that a "
+                "user met after another one. Received: none; check the log and the split"
+            )
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -122,7 +132,9 @@ class StageData:
 
     @property
     def rows_are_users(self) -> bool:
-        """Whether a row is a user with all positives (else it is one event)."""
+        """Whether a row is a user with all positives (else it is one event, or a window of a sequence)."""
+        if self._features.sequence:
+            return False
         return self.batching.loss == "full" and not (self._features.length and self._timed)
 
     def dataset(self, first_epoch: int = 0, share: float = 1.0) -> tf.data.Dataset:
@@ -143,13 +155,18 @@ class StageData:
         dataset = tf.data.Dataset.from_generator(
             lambda: self.batches(next(epochs), share), output_signature=signature
         )
-        rows = len(np.unique(self._users)) if self.rows_are_users else self._targets_an_epoch
-        steps = -(-max(round(rows * share), 1) // self.batching.batch_size)
+        steps = -(-max(round(self._rows_an_epoch * share), 1) // self.batching.batch_size)
         return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
     @property
+    def _rows_an_epoch(self) -> int:
+        if self._features.sequence:
+            return int(np.sum(-(-self._next.last // self._features.length)))
+        return len(np.unique(self._users)) if self.rows_are_users else self._targets_an_epoch
+
+    @property
     def _history_is_drawn(self) -> bool:
-        return bool(self._features.length) and not self._timed
+        return bool(self._features.length) and not self._timed and not self._features.sequence
 
     @property
     def _targets_an_epoch(self) -> int:
@@ -172,6 +189,8 @@ class StageData:
                 for name, h in histories.items()
             }
         make = self._user_batches if self.rows_are_users else self._event_batches
+        if self._features.sequence:
+            make = self._sequence_batches
         for batch in make(chosen, histories, share, rng):
             rate = self.batching.unknown_user_rate
             yield batch | {"user": self._features.without_id(batch["user"], rate, rng)}
@@ -227,6 +246,53 @@ class StageData:
             else:
                 item_l2 = catalogue_l2[items] * (len(chosen) / item_rows[items]).astype(np.float32)
                 yield batch | {"item_l2": item_l2, **negatives.draw(users, items, rng)}
+
+    @functools.cached_property
+    def _next(self) -> Targets:
+        return Targets.of(self._features.histories[SEQUENCE], self._keys, self._n_items)
+
+    def _next_items(self, users, events):
+        return self._next.after(users, events, len(self.batching.step_weights))
+
+    def _sequence_batches(self, chosen, histories, share, rng):
+        length, steps = self._features.length, np.array(self.batching.step_weights, np.float32)
+        cut = windows(self._next.last, length, rng)
+        positions = cut.positions(length)
+        targets = self._next_items(positions.user, positions.event)
+        user_rows = np.bincount(positions.user, minlength=self._n_users)
+        at = np.nonzero(targets >= 0)
+        item_rows = np.bincount(targets[at], steps[at[1]] / steps.sum(), self._n_items)
+        noise = _noise(user_rows, item_rows)
+        catalogue_l2 = self._item_l2(item_rows, noise / len(positions.user))
+        counts = np.bincount(targets[at], minlength=self._n_items)
+        negatives = self.sampler(counts) if self.batching.loss == "sampled" else None
+        for rows in _shuffled(np.arange(len(cut.user)), self.batching.batch_size, share, rng):
+            part = Windows(*(values[rows] for values in cut))
+            positions = part.positions(length)
+            targets = self._next_items(positions.user, positions.event)
+            read = {name: h.first(part.user, part.end, length) for name, h in histories.items()}
+            batch = {
+                "user": self._features.rows(part.user, read),
+                "query": positions.flat,
+                "user_l2": (noise / user_rows[positions.user]).astype(np.float32),
+            }
+            if negatives is None:
+                weights = np.where(targets >= 0, steps, 0).astype(np.float32)
+                yield batch | {"targets": targets, "weight": weights, "catalogue_l2": catalogue_l2}
+                continue
+            row, step = np.nonzero(targets >= 0)
+            items = targets[row, step]
+            item_l2 = catalogue_l2[items] * (counts.sum() / counts[items]).astype(np.float32)
+            yield batch | {
+                "row": row.astype(np.int32),
+                "item": items,
+                "future": targets[row],
+                # The mean over the positives is then that over the positions.
+                "weight": steps[step] * np.float32(len(row) / len(targets)),
+                "user_l2": batch["user_l2"][row],
+                "item_l2": item_l2,
+                **negatives.draw(positions.user[row], items, rng),
+            }
 
     def _item_l2(self, item_rows, mean):
         """float32 [N]: the weight of each item's L2 term, of a given mean over the items with positives."""

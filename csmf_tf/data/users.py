@@ -1,5 +1,7 @@
 """What the user tower reads of each user."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from csmf_tf.data.history import History
@@ -8,9 +10,18 @@ from csmf_tf.data.log import EventLog
 HISTORY = "history_{}"
 """Name of the history feature of a behaviour."""
 
+SEQUENCE = "history"
+"""Name of the feature that holds a user's items of all behaviours."""
+
+SEQUENCE_BEHAVIOR = "history_behavior"
+"""Name of the feature that holds what the user did with each of them; only of funnels of several."""
+
 
 class UserFeatures:
-    """Encoded features of known users: fixed ones, and histories per behaviour that depend on the moment.
+    """Encoded features of known users: fixed ones, and histories that depend on the moment.
+
+    There is a history of each behaviour or, as a `sequence`, one of all, with one of what was done beside it
+    where there are several behaviours.
 
     Args:
         fixed: dict of encoded features without histories, [U, ...] each.
@@ -19,6 +30,8 @@ class UserFeatures:
         item_codes: int32 [N], what the encoder of a history makes of each item code.
         id_feature: key of the user id in `fixed`, None when the tower reads none.
         id_buckets: out-of-vocabulary buckets of the id.
+        sequence: whether there is one history of all behaviours.
+        behavior_codes: int32 [K], what the encoder makes of each behaviour code, for a `sequence`.
 
     Example:
 
@@ -37,22 +50,32 @@ class UserFeatures:
         item_codes: np.ndarray | None = None,
         id_feature: str | None = None,
         id_buckets: int = 1,
+        sequence: bool = False,
+        behavior_codes: np.ndarray | None = None,
     ):
         self.fixed = fixed
         self.length = length
         self.id_feature = id_feature
         self.id_buckets = id_buckets
+        self.sequence = sequence
         self.histories: dict[str, History] = {}
-        if length:
-            assert item_codes is not None
+        codes = {}
+        assert not length or item_codes is not None
+        if sequence:
+            self.histories[SEQUENCE], codes[SEQUENCE] = History.of(log), item_codes
+            if len(log.funnel) > 1:
+                self.histories[SEQUENCE_BEHAVIOR] = History.of(replace(log, item=log.behavior))
+                codes[SEQUENCE_BEHAVIOR] = behavior_codes
+        elif length:
             self.histories = {HISTORY.format(n): History.of(log, b) for b, n in enumerate(log.funnel)}
-            # Codes are shifted by one so that the pad -1 reads 0.
-            self._item_codes = np.concatenate([[0], item_codes]).astype(np.int32)
+            codes = dict.fromkeys(self.histories, item_codes)
+        # Codes are shifted by one so that the pad -1 reads 0.
+        self._codes = {name: np.concatenate([[0], of]).astype(np.int32) for name, of in codes.items()}
 
     def rows(self, users: np.ndarray, windows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Features of some users with the given histories (int32 [R, L] item codes, -1 pads)."""
+        """Features of some users with the given histories (int32 [R, L] codes of the log, -1 pads)."""
         fixed = {name: values[users] for name, values in self.fixed.items()}
-        return fixed | {name: self._item_codes[window + 1] for name, window in windows.items()}
+        return fixed | {name: self._codes[name][window + 1] for name, window in windows.items()}
 
     def latest(self, users: np.ndarray) -> dict[str, np.ndarray]:
         """Features of some users as of now, with everything they did."""

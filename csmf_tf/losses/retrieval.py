@@ -1,5 +1,7 @@
 """Retrieval softmax over a catalogue or over sampled candidates."""
 
+import functools
+
 from csmf_tf._keras import tf
 
 
@@ -59,7 +61,8 @@ def accidental_hits(positive_item, candidate_item, positive):
     """Marks candidates that are the row's own positive item under another column.
 
     Args:
-        positive_item: int tensor [R], the item of each row's positive.
+        positive_item: int tensor [R], the item of each row's positive, or [R, H], all those that are none of
+            its negatives, -1 pads.
         candidate_item: int tensor [C], the items of the candidate columns.
         positive: int tensor [R], the column that holds the positive itself (never marked).
 
@@ -73,6 +76,8 @@ def accidental_hits(positive_item, candidate_item, positive):
      [0 0 0]]
     """
     positive_item, candidate_item = tf.convert_to_tensor(positive_item), tf.convert_to_tensor(candidate_item)
-    same = positive_item[:, tf.newaxis] == candidate_item[tf.newaxis, :]
+    some = [positive_item] if positive_item.shape.rank == 1 else tf.unstack(positive_item, axis=1)
+    # One after the other: [R, H, C] would be H times as large.
+    same = functools.reduce(tf.logical_or, [one[:, tf.newaxis] == candidate_item for one in some])
     itself = tf.stack([tf.range(tf.size(positive)), positive], axis=1)
     return tf.tensor_scatter_nd_update(same, itself, tf.zeros([tf.size(positive)], tf.bool))

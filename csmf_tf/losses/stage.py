@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from csmf_tf._keras import tf
 from csmf_tf.losses.adaptive_margin import adaptive_margin
+from csmf_tf.losses.listwise import listwise_multi_step
 from csmf_tf.losses.retrieval import softmax_nll
 
 
@@ -36,15 +37,27 @@ class StageLoss:
         l2: strength of the L2 term.
         l2_balance: factor by which the items' side is stronger than `l2` and the users' weaker.
         bias: float tensor [D], `b`: what all users have in common, free of L2; None for nothing.
+        one_list: of sequences, see `listwise_multi_step`.
     """
 
-    def __init__(self, owner, stage, margin=0.0, temperature=1.0, l2=0.0, l2_balance=1.0, bias=None):
+    def __init__(
+        self,
+        owner,
+        stage,
+        margin=0.0,
+        temperature=1.0,
+        l2=0.0,
+        l2_balance=1.0,
+        bias=None,
+        one_list=False,
+    ):
         self._own = owner == stage
         self._upstream = owner < stage
         self._margin = margin if stage > 1 else 0.0
         self._temperature = temperature
         self._l2_users, self._l2_items = l2 / l2_balance, l2 * l2_balance
         self._bias = bias
+        self._one_list = one_list
 
     def full(self, users, items, batch):
         """The softmax over the whole catalogue.
@@ -52,24 +65,29 @@ class StageLoss:
         Args:
             users: float32 [R, D].
             items: float32 [N, D], all items.
-            batch: dict with `row`, `item`, `user_l2` and `catalogue_l2`.
+            batch: dict with `user_l2` and `catalogue_l2`, and with `row` and `item` or, of sequences,
+                `targets` and `weight`.
 
         Returns:
             float32 scalar.
         """
-        row, positive = batch["row"], batch["item"]
         logits = tf.matmul(users, items, transpose_b=True)
-        if self._margin:
-            upstream = tf.matmul(self._upstream_part(users), items, transpose_b=True)
-            logits = tf.gather(logits, row) + self._margins(tf.gather(upstream, row), positive)
-            nll = softmax_nll(logits, positive)
+        if "targets" in batch:
+            nll = listwise_multi_step(logits, batch["targets"], batch["weight"], self._one_list)
         else:
-            nll = softmax_nll(logits, positive, row)
+            nll = self._full_nll(logits, users, items, batch["row"], batch["item"])
         return (
             tf.reduce_sum(nll) / tf.cast(tf.shape(users)[0], tf.float32)
             + self._l2_users * tf.reduce_mean(self._user_norm(users) * batch["user_l2"])
             + self._l2_items * tf.reduce_sum(self._norm(items) * batch["catalogue_l2"])
         )
+
+    def _full_nll(self, logits, users, items, row, positive):
+        if self._margin:
+            upstream = tf.matmul(self._upstream_part(users), items, transpose_b=True)
+            logits = tf.gather(logits, row) + self._margins(tf.gather(upstream, row), positive)
+            return softmax_nll(logits, positive)
+        return softmax_nll(logits, positive, row)
 
     def sampled(self, users, candidates, batch):
         """The softmax over the positives and negatives of the batch; row r has positive r.
@@ -78,7 +96,7 @@ class StageLoss:
             users: float32 [R, D].
             candidates: one or more `Candidates`. The first R of the first are the positives of the rows, in
                 which row r has its own corrected by nothing and not excluded.
-            batch: dict with `user_l2` and `item_l2`.
+            batch: dict with `user_l2` and `item_l2`; of sequences with `weight`.
 
         Returns:
             float32 scalar.
@@ -96,6 +114,8 @@ class StageLoss:
             upstream = _logits(self._upstream_part(users), free[: len(shared)], free[len(shared) :])
             logits += self._margins(upstream, positive)
         nll = softmax_nll(logits, positive, excluded=_beside([some.excluded for some in shared + own], 1))
+        if "weight" in batch:
+            nll *= batch["weight"]
         if not self._l2_users:
             return tf.reduce_mean(nll)
         user_term = self._l2_users * self._user_norm(users) * batch["user_l2"]

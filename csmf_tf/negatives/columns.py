@@ -9,7 +9,8 @@ from csmf_tf.negatives.edis import hard_virtual, hardest, simple_from, simple_lo
 def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=True):
     """Gives the `Candidates` of a batch, those with the positives first.
 
-    A row's own positive, drawn once more or mixed into a virtual negative, is excluded from that row. What
+    A row's own positive, drawn once more or mixed into a virtual negative, is excluded from that row, and so
+    are the other targets of a position in a sequence, its `future`. What
     is chosen rather than drawn (the positive, funnel negatives) is corrected by nothing. A virtual negative
     is corrected by what it is mixed of, see `simple_log_q`; a hard one by `(1 - beta) log Q` of its negative.
 
@@ -24,10 +25,10 @@ def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=
     Returns:
         list of `Candidates`.
     """
-    positives = batch["item"]
+    positives, spared = batch["item"], batch.get("future", batch["item"][:, tf.newaxis])
     codes = tf.concat([positives, batch["negatives"]], axis=0)
     rows = tf.size(positives)
-    excluded = accidental_hits(positives, codes, tf.range(rows))
+    excluded = accidental_hits(spared, codes, tf.range(rows))
     if not in_batch:
         own = tf.eye(rows, tf.size(codes), dtype=tf.bool)
         excluded |= (tf.range(tf.size(codes)) < rows) & ~own
@@ -38,7 +39,8 @@ def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=
     clustered = None
     if "cluster_negatives" in batch:
         clustered = _own(batch["cluster_negatives"], batch["cluster_log_q"], embed)
-        hits = batch["cluster_negatives"] == positives[:, tf.newaxis]
+        drawn_codes = batch["cluster_negatives"][:, :, tf.newaxis]
+        hits = tf.reduce_any(drawn_codes == spared[:, tf.newaxis], axis=2)
         clustered = clustered._replace(excluded=clustered.excluded | hits)
         drawn.append(clustered)
     if "mixing" not in batch:
@@ -47,7 +49,7 @@ def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=
         easy = batch["mixing"].shape[1]
         anchors, sources = (_part(clustered, slice(None, easy)), _part(clustered, slice(easy, None)))
     else:
-        hits = positives[:, tf.newaxis] == batch["anchors"]
+        hits = tf.reduce_any(spared[:, :, tf.newaxis] == batch["anchors"], axis=1)
         anchors = sources = Candidates(embed(batch["anchors"]), batch["anchor_log_q"], hits)
     virtual = [_simple(anchors, batch["mixing"])]
     if batch["positive_share"].shape[1] != 0:

@@ -8,12 +8,16 @@ import numpy as np
 
 from csmf_tf._keras import keras, tf
 
-KINDS = ("id", "categorical", "multi", "history", "numeric")
+KINDS = ("id", "categorical", "multi", "history", "numeric", "vector")
 """What a feature can be.
 
 `id`: the key of the user or item. `categorical`: one string. `multi`: any number of strings, "" pads.
-`history`: up to `length` item ids, latest last, "" pads. `numeric`: one float, NaN when unknown.
+`history`: up to `length` item ids, latest last, "" pads. `numeric`: one float, NaN when unknown. `vector`:
+`length` floats, all NaN or 0 when unknown.
 """
+
+FLOATS = ("numeric", "vector")
+"""Kinds without a vocabulary."""
 
 
 CHUNK = 16_384
@@ -27,11 +31,13 @@ class Feature:
     Attributes:
         name: the feature's key in the dictionary of raw features.
         kind: one of `id`, `categorical`, `multi`, `history`, `numeric`.
-        vocabulary: the known strings, in the order of their codes; empty for `numeric`.
+        vocabulary: the known strings, in the order of their codes; empty for `numeric` and `vector`.
         dim: width of the feature's embedding; `id` features take the tower's embedding dimension.
         oov_buckets: strings outside the vocabulary are hashed into so many buckets of their own.
-        length: static width of a `history`.
+        length: static width of a `history` or `vector`.
         mean, std: statistics by which a `numeric` feature is standardised.
+        boundaries: ascending borders of the buckets of a `numeric` feature, in its own unit. The tokens of
+            HeterRec embed the bucket then; an MLP tower reads the number all the same.
 
     Example:
 
@@ -47,6 +53,7 @@ class Feature:
     length: int = 0
     mean: float = 0.0
     std: float = 1.0
+    boundaries: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -60,7 +67,18 @@ class Feature:
             )
         # A list comes from JSON; features are compared and hashed.
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
-        if self.kind == "numeric":
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        if self.boundaries and (self.kind != "numeric" or not np.all(np.diff(self.boundaries) > 0)):
+            raise ValueError(
+                f"`boundaries` of feature '{self.name}' should be ascending, and belong to kind numeric. "
+                f"Received: {self.boundaries}, kind={self.kind!r}"
+            )
+        if self.kind == "vector" and self.length < 1:
+            raise ValueError(
+                f"`length` of feature '{self.name}' should be >= 1, the width of its vectors. "
+                f"Received: length={self.length}"
+            )
+        if self.kind in FLOATS:
             if not self.std > 0:
                 raise ValueError(
                     f"`std` of feature '{self.name}' should be positive. Received: std={self.std}"
@@ -81,20 +99,39 @@ class Feature:
 
     @property
     def rows(self) -> int:
-        """Rows of the feature's embedding table."""
-        return len(self.vocabulary) + self.oov_buckets + self.padded
+        """Rows of the table that a vocabulary needs."""
+        return len(self.vocabulary) + self.unknown_rows
+
+    @property
+    def unknown_rows(self) -> int:
+        """How many of the rows come before the vocabulary's, for the pad and for what is unknown."""
+        return 0 if self.kind in FLOATS else self.oov_buckets + self.padded
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the table that its token is looked up in: of strings or buckets; 0 when it is projected."""
+        if self.kind in FLOATS:
+            return len(self.boundaries) + bool(self.boundaries)
+        return self.rows
 
     @property
     def signature(self) -> tf.TensorSpec:
         """The raw value's shape and dtype, batch first."""
         if self.kind == "numeric":
             return tf.TensorSpec([None], tf.float32, self.name)
+        if self.kind == "vector":
+            return tf.TensorSpec([None, self.length], tf.float32, self.name)
         width: list[int | None] = [self.length or None] if self.padded else []
         return tf.TensorSpec([None, *width], tf.string, self.name)
 
     @classmethod
-    def numeric(cls, name: str, values: np.ndarray) -> "Feature":
+    def numeric(cls, name: str, values: np.ndarray, buckets: int = 0) -> "Feature":
         """A numeric feature standardised by the mean and deviation of `values` (NaN left out).
+
+        Args:
+            name: of the feature.
+            values: float [N].
+            buckets: into how many of equal counts the tokens of HeterRec put it; 0 for none.
 
         Example:
 
@@ -104,8 +141,12 @@ class Feature:
         """
         known = np.asarray(values, np.float64)
         known = known[np.isfinite(known)]
-        spread = float(known.std()) if len(known) else 0.0
-        return cls(name, "numeric", mean=float(known.mean()) if len(known) else 0.0, std=spread or 1.0)
+        if not len(known):
+            return cls(name, "numeric")
+        # Quantiles that fall together leave fewer buckets.
+        quantiles = np.unique(np.quantile(known, np.arange(1, max(buckets, 1)) / max(buckets, 1)))
+        edges = tuple(float(edge) for edge in quantiles)
+        return cls(name, "numeric", mean=float(known.mean()), std=float(known.std()) or 1.0, boundaries=edges)
 
 
 def identifiers(names: Iterable[str], reserved: Collection[str] = ()) -> dict[str, str]:
@@ -137,7 +178,8 @@ class FeatureEncoder(keras.layers.Layer):
     """Turns a dictionary of raw features into what the towers read.
 
     Strings become int32 codes: padding 0 (`multi` and `history` only), then the out-of-vocabulary
-    buckets, then the vocabulary. Numbers are standardised, unknown ones become 0 (the mean).
+    buckets, then the vocabulary. Numbers are standardised, unknown ones become 0 (the mean). Vectors stay as
+    they are, but for NaN, which becomes 0.
 
     Args:
         features: the `Feature` list.
@@ -146,8 +188,8 @@ class FeatureEncoder(keras.layers.Layer):
         raw: dict of feature name to string or float tensor, batch first.
 
     Returns:
-        dict of feature name to int32 [B] (`id`, `categorical`), int32 [B, L] (`multi`, `history`) or
-        float32 [B, 1] (`numeric`).
+        dict of feature name to int32 [B] (`id`, `categorical`), int32 [B, L] (`multi`, `history`),
+        float32 [B, 1] (`numeric`) or float32 [B, L] (`vector`).
 
     Raises:
         ValueError: when a feature is missing from `raw`; the message names it.
@@ -170,7 +212,7 @@ class FeatureEncoder(keras.layers.Layer):
                 mask_token="" if f.padded else None,
             )
             for f in self.features
-            if f.kind != "numeric"
+            if f.kind not in FLOATS
         }
 
     def call(self, raw):
@@ -206,9 +248,7 @@ class FeatureEncoder(keras.layers.Layer):
     def blank(self):
         """One row of raw features of which nothing is known; shapes and dtypes as at serving."""
         return {
-            f.name: tf.fill(
-                [1, *(d or 1 for d in f.signature.shape[1:])], np.nan if f.kind == "numeric" else ""
-            )
+            f.name: tf.fill([1, *(d or 1 for d in f.signature.shape[1:])], np.nan if f.kind in FLOATS else "")
             for f in self.features
         }
 
@@ -222,8 +262,11 @@ class FeatureEncoder(keras.layers.Layer):
             )
 
     def _encode(self, feature, value):
-        if feature.kind != "numeric":
+        if feature.kind not in FLOATS:
             return tf.cast(self._lookups[feature.name](value), tf.int32)
+        if feature.kind == "vector":
+            value = tf.cast(value, tf.float32)
+            return tf.where(tf.math.is_finite(value), value, 0.0)
         value = (tf.cast(value, tf.float32) - feature.mean) / feature.std
         return tf.where(tf.math.is_finite(value), value, 0.0)[:, tf.newaxis]
 

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from csmf_tf._keras import keras, tf
+from csmf_tf.data.users import SEQUENCE, SEQUENCE_BEHAVIOR
 from csmf_tf.masking.pruning import cumulative_percentile_prune, prune_to_count
 from csmf_tf.towers.axes import principal_axes
 from csmf_tf.towers.features import FeatureEncoder
+from csmf_tf.towers.heterrec import HistoryTransformer
 from csmf_tf.towers.tower import Tower
 
 
@@ -32,6 +34,8 @@ class TowerPair(keras.layers.Layer):
         hidden: units of the hidden layers of both towers.
         granularity: `"unit"` or `"weight"`, see `Tower`.
         normalize: whether each segment is L2-normalised, in both towers.
+        heterrec: a `csmf_tf.config.HeterRec`, for a user tower that reads the features `history` and
+            `history_behavior` by a transformer over the features of their items; None for means.
 
     Example:
 
@@ -56,6 +60,7 @@ class TowerPair(keras.layers.Layer):
         hidden=(),
         granularity="unit",
         normalize=False,
+        heterrec=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -67,6 +72,7 @@ class TowerPair(keras.layers.Layer):
         self.hidden = tuple(hidden)
         self.granularity = granularity
         self.normalize = normalize
+        self.heterrec = heterrec
         self.user_encoder = FeatureEncoder(user_features, name="user_encoder")
         self.item_encoder = FeatureEncoder(item_features, name="item_encoder")
         shared = {
@@ -76,8 +82,11 @@ class TowerPair(keras.layers.Layer):
             "dtype": self.dtype_policy,
         }
         # A user bias from the start gives the items' popularity a direction to grow in (own choice).
-        self.user = Tower(user_features, bias=embedding_dim**-0.5, name="user_tower", **shared)
+        bias, sequence = embedding_dim**-0.5, self._sequence() if heterrec else None
+        self.user = Tower(user_features, bias=bias, sequence=sequence, name="user_tower", **shared)
         self.item = Tower(item_features, name="item_tower", **shared)
+        if sequence and heterrec.share_embeddings:
+            sequence.flatten.share(self.item.tables)
         for encoder, tower in ((self.user_encoder, self.user), (self.item_encoder, self.item)):
             tower(encoder(encoder.blank()))
         self._propagate_owners()
@@ -88,25 +97,50 @@ class TowerPair(keras.layers.Layer):
         with tf.init_scope():
             return self.user.output_layer.owner.numpy()
 
-    def embed(self, tower, encoded, stage):
+    def _sequence(self):
+        """What reads the histories of the user tower in place of means."""
+        if self.granularity != "weight":
+            raise ValueError(
+                "`granularity` should be 'weight' with `heterrec`, whose layer norms and attention heads mix "
+                f"units, so that single ones cannot be frozen. Received: granularity={self.granularity!r}"
+            )
+        found = {f.name: f for f in self.user_encoder.features}
+        if SEQUENCE not in found:
+            raise ValueError(
+                f"`user_features` should hold one named '{SEQUENCE}' with `heterrec`. Received: {[*found]}"
+            )
+        return HistoryTransformer(
+            found[SEQUENCE],
+            found.get(SEQUENCE_BEHAVIOR),
+            self.item_encoder.features,
+            self.heterrec,
+            name="sequence",
+            dtype=self.dtype_policy,
+        )
+
+    def embed(self, tower, encoded, stage, training=False, every_position=False):
         """Vectors of one tower as the first `stage` stages see them.
 
         Args:
             tower: `pair.user` or `pair.item`.
             encoded: dict of tensors as the tower's encoder gives them.
             stage: int >= 1; coordinates of later stages and free ones are 0.
+            training: as in `Tower`; earlier stages never drop.
+            every_position: as in `Tower`.
 
         Returns:
-            float32 tensor [B, D].
+            float32 tensor [B, D], or [B, L, D].
         """
+
+        def embedded(k):
+            own = {"stage": k, "training": training and k == stage, "every_position": every_position}
+            return tf.cast(tower(encoded, **own), tf.float32)
+
         owner = tf.cast(tower.output_layer.owner, tf.int32)
         if self.granularity == "unit" or stage == 1:
-            vectors = tf.cast(tower(encoded, stage=stage), tf.float32)
+            vectors = embedded(stage)
         else:
-            segments = [
-                tf.where(owner == k, tf.cast(tower(encoded, stage=k), tf.float32), 0.0)
-                for k in range(1, stage + 1)
-            ]
+            segments = [tf.where(owner == k, embedded(k), 0.0) for k in range(1, stage + 1)]
             # Earlier stages are frozen: to follow their gradients would only cost time.
             vectors = tf.add_n([*map(tf.stop_gradient, segments[:-1]), segments[-1]])
         return _normalize_segments(vectors, owner, stage) if self.normalize else vectors
@@ -154,8 +188,9 @@ class TowerPair(keras.layers.Layer):
 
     @property
     def _may_turn(self):
-        # Hidden layers that read the coordinates of an id would see others.
-        return not self.hidden or not any(tower.id_name for tower in (self.user, self.item))
+        # Whatever else reads the coordinates of an id would see others.
+        read = self.hidden or (self.heterrec and self.heterrec.share_embeddings)
+        return not read or not any(tower.id_name for tower in (self.user, self.item))
 
     def _axes(self, stage, users, items):
         own = self.owner == stage
@@ -193,6 +228,7 @@ class TowerPair(keras.layers.Layer):
             "hidden": self.hidden,
             "granularity": self.granularity,
             "normalize": self.normalize,
+            "heterrec": self.heterrec and dataclasses.asdict(self.heterrec),
         }
 
     def _masked_layers(self):

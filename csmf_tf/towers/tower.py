@@ -6,34 +6,9 @@ import numpy as np
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import MaskedDense, MaskedEmbedding, propagate_owners
-from csmf_tf.towers.features import Feature, identifiers
-
-# Spread of new embeddings, and of the output layer where they already reach the output (own choice).
-_SPREAD = 0.05
-
-
-@keras.saving.register_keras_serializable(package="csmf_tf")
-class KnownRows(keras.initializers.RandomNormal):
-    """Normal draws whose first rows, those of the pad and of what is unknown, are zero.
-
-    An unknown category then adds nothing, where a row that no training event reads would add noise.
-
-    Args:
-        unknown: how many rows are zero.
-        stddev: spread of the others.
-        seed: as in `keras.initializers.RandomNormal`.
-    """
-
-    def __init__(self, unknown, stddev=0.05, seed=None):
-        super().__init__(mean=0.0, stddev=stddev, seed=seed)
-        self.unknown = unknown
-
-    def __call__(self, shape, dtype=None, **kwargs):
-        draws = super().__call__(shape, dtype=dtype, **kwargs)
-        return tf.where(tf.range(shape[0])[:, tf.newaxis] < self.unknown, tf.zeros_like(draws), draws)
-
-    def get_config(self):
-        return {"unknown": self.unknown, "stddev": self.stddev, "seed": self.seed}
+from csmf_tf.towers.features import CHUNK, FLOATS, Feature, identifiers
+from csmf_tf.towers.heterrec import latest
+from csmf_tf.towers.lookup import SPREAD, KnownRows, mean_of_lists
 
 
 class Tower(keras.layers.Layer):
@@ -50,13 +25,17 @@ class Tower(keras.layers.Layer):
         granularity: `"unit"` (whole neurons are owned, one pass gives every segment) or `"weight"` (single
             weights of the hidden layers are owned, one pass for each segment).
         bias: start value of the output's bias.
+        sequence: a `HistoryTransformer` that reads the history in place of a mean, or None.
 
     Call arguments:
         encoded: dict of tensors as `FeatureEncoder` gives them.
         stage: int, the objective whose forward pass this is; None reads every owned weight.
+        training: whether the `sequence` drops.
+        every_position: whether to give a vector for each position of the history of `sequence`.
 
     Returns:
-        float tensor [B, D]; in a `"weight"` tower only the coordinates of segment `stage` are meant.
+        float tensor [B, D], or [B, L, D] for `every_position`; in a `"weight"` tower only the coordinates of
+        segment `stage` are meant.
 
     Raises:
         ValueError: when there is no feature, two have one name, or two are of kind `id`.
@@ -68,13 +47,16 @@ class Tower(keras.layers.Layer):
     TensorShape([3, 4])
     """
 
-    def __init__(self, features, embedding_dim, hidden=(), granularity="unit", bias=0.0, **kwargs):
+    def __init__(
+        self, features, embedding_dim, hidden=(), granularity="unit", bias=0.0, sequence=None, **kwargs
+    ):
         super().__init__(**kwargs)
         self.features = tuple(f if isinstance(f, Feature) else Feature(**f) for f in features)
         self.embedding_dim = embedding_dim
         self.hidden = tuple(hidden)
         self.granularity = granularity
         self.bias = bias
+        self.sequence = sequence
         names = [f.name for f in self.features]
         if not names or len(set(names)) < len(names):
             raise ValueError(
@@ -85,16 +67,18 @@ class Tower(keras.layers.Layer):
             raise ValueError(f"A tower should have at most one feature of kind 'id'. Received: {ids}")
         self.id_name = ids[0] if ids else None
         plain = identifiers(names)
+        read = {f.name for f in (sequence.history, sequence.behaviors) if f} if sequence else {}
+        self._beside = [f for f in self.features if f.name not in read]
         self.tables = {
             f.name: MaskedEmbedding(
                 f.rows,
                 embedding_dim if f.kind == "id" else f.dim,
-                embeddings_initializer=KnownRows(f.rows - len(f.vocabulary), _SPREAD),
+                embeddings_initializer=KnownRows(f.rows - len(f.vocabulary), SPREAD),
                 name=f"table_{plain[f.name]}",
                 dtype=self.dtype_policy,
             )
-            for f in self.features
-            if f.kind != "numeric"
+            for f in self._beside
+            if f.kind not in FLOATS
         }
         self.hidden_layers = [
             MaskedDense(
@@ -107,7 +91,7 @@ class Tower(keras.layers.Layer):
             for n, units in enumerate(self.hidden)
         ]
         # With an id table the output starts close to that table alone.
-        small = keras.initializers.RandomNormal(stddev=_SPREAD)
+        small = keras.initializers.RandomNormal(stddev=SPREAD)
         self.output_layer = MaskedDense(
             embedding_dim,
             kernel_initializer=small if ids else "glorot_uniform",
@@ -116,27 +100,41 @@ class Tower(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
 
-    def call(self, encoded, stage=None):
-        vectors = {f.name: self._vector(f, encoded[f.name], stage) for f in self.features}
+    def call(self, encoded, stage=None, training=False, every_position=False):
+        vectors = {f.name: self._vector(f, encoded[f.name], stage) for f in self._beside}
+        if self.sequence:
+            vectors = self._with_sequence(vectors, encoded, stage, training, every_position)
         x = tf.concat(list(vectors.values()), axis=-1)
         for layer in self.hidden_layers:
             x = layer(x, stage=stage)
         y = self.output_layer(x, stage=stage)
         return y + vectors[self.id_name] if self.id_name else y
 
+    def _with_sequence(self, vectors, encoded, stage, training, every_position):
+        positions = self.sequence(encoded, stage=stage, training=training)
+        if not every_position:
+            return {**vectors, "": latest(positions, self.sequence.present(encoded))}
+        length = tf.shape(positions)[1]
+        vectors = {name: tf.repeat(v[:, tf.newaxis], length, axis=1) for name, v in vectors.items()}
+        return {**vectors, "": positions}
+
     def _vector(self, feature, value, stage):
-        if feature.kind == "numeric":
+        if feature.kind in FLOATS:
             return tf.cast(value, self.compute_dtype)
         vectors = self.tables[feature.name](value, stage=stage)
-        if not feature.padded:
-            return vectors
-        present = tf.cast(value > 0, vectors.dtype)[..., tf.newaxis]
-        return tf.reduce_sum(vectors * present, axis=1) / tf.maximum(tf.reduce_sum(present, axis=1), 1.0)
+        return mean_of_lists(vectors, value) if feature.padded else vectors
+
+    @property
+    def chunk(self):
+        """Rows embedded at a time outside training, to bound memory."""
+        # Attention has a weight for each two tokens.
+        return 256 if self.sequence else CHUNK
 
     @property
     def masked_layers(self):
         """Every masked layer, inputs first."""
-        return [*self.tables.values(), *self.hidden_layers, self.output_layer]
+        sequence = self.sequence.masked_layers if self.sequence else []
+        return [*self.tables.values(), *sequence, *self.hidden_layers, self.output_layer]
 
     @property
     def segment_layers(self):
@@ -163,13 +161,17 @@ class Tower(keras.layers.Layer):
         if self.granularity == "weight":
             # Each segment is computed in a pass of its own, in which its inputs never change.
             stack = [self.output_layer]
-        inputs = np.concatenate([self._input_owner(f) for f in self.features])
+        inputs = np.concatenate([self._input_owner(f) for f in self._beside] + self._sequence_owner())
         propagate_owners(stack, None if self.granularity == "weight" and self.hidden else inputs)
+
+    def _sequence_owner(self):
+        # Each segment has a pass of its own through the blocks, in which they never change.
+        return [np.ones(self.sequence.settings.dim, np.uint8)] if self.sequence else []
 
     def _input_owner(self, feature):
         """The first stage that may read each input that a feature gives."""
         if feature.name not in self.tables:
-            return np.ones(1, np.uint8)
+            return np.ones(feature.length or 1, np.uint8)
         owner = self.tables[feature.name].owner.numpy()
         if self.granularity == "weight" and feature.name != self.id_name:
             return np.ones(feature.dim, np.uint8)

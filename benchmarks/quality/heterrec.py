@@ -1,0 +1,23 @@
+"""HeterRec as a sequential recommender, and its backbone on joined features, through `Run`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from benchmarks.quality.csmf import cascade
+from benchmarks.quality.task import Ranked, Task
+
+LENGTH = 50
+
+
+def overrides(joined: bool = False, **heterrec: Any) -> dict[str, Any]:
+    """What differs from the default configuration; `joined` features are one token an item."""
+    heterrec = {"flatten": not joined, "buckets": 20} | heterrec
+    return {"model": {"user_tower": "heterrec", "history": {"length": LENGTH}, "heterrec": heterrec}}
+
+
+METHODS: dict[str, Callable[[Task], Ranked]] = {
+    "heterrec": partial(cascade, overrides()),
+    "heterrec_joined": partial(cascade, overrides(joined=True)),
+}
+"""Name -> method."""

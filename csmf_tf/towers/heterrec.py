@@ -1,0 +1,122 @@
+"""HeterRec: the history of a user as a transformer over the tokens of its items' features."""
+
+import numpy as np
+
+from csmf_tf._keras import keras, tf
+from csmf_tf.masking import MaskedEmbedding
+from csmf_tf.towers.features import FLOATS
+from csmf_tf.towers.lookup import KnownRows
+from csmf_tf.towers.tokens import HeterogeneousTokenFlattening
+from csmf_tf.towers.transformer import HierarchicalCausalTransformer
+
+
+class HistoryTransformer(keras.layers.Layer):
+    """Vectors of the positions of a history, from the tokens of its items.
+
+    It holds what the catalogue says of each item, so that a request needs item ids only. What the user did
+    with an item is added to all of its tokens (own choice).
+
+    Args:
+        history: the `Feature` of the user's items; `behaviors` that of what was done with them, or None.
+        items: the `Feature` list of an item.
+        settings: a `csmf_tf.config.HeterRec`.
+        granularity: that of the projections, see `MaskedDense`.
+
+    Call arguments:
+        encoded: dict with the codes of the history, int32 [B, L], 0 where there is no item, and of the
+            behaviours, if there are any, alike.
+        stage: as in `MaskedDense`.
+        training: whether to drop.
+
+    Returns:
+        float [B, L, d], exactly 0 where there is no item.
+    """
+
+    def __init__(self, history, behaviors, items, settings, granularity="weight", **kwargs):
+        super().__init__(**kwargs)
+        self.settings = settings
+        self.history = history
+        self.behaviors = behaviors
+        shared = {"granularity": granularity, "dtype": self.dtype_policy}
+        self.flatten = HeterogeneousTokenFlattening(
+            items, settings.dim, history.length, settings.flatten, name="tokens", **shared
+        )
+        self.transform = HierarchicalCausalTransformer(
+            settings.dim,
+            settings.layers,
+            settings.heads,
+            settings.intermediate_dim,
+            settings.dropout,
+            settings.mask,
+            settings.pooling,
+            name="transformer",
+            **shared,
+        )
+        self.behavior_table = behaviors and MaskedEmbedding(
+            behaviors.rows,
+            settings.dim,
+            embeddings_initializer=KnownRows(behaviors.unknown_rows),
+            name="behaviors",
+            dtype=self.dtype_policy,
+        )
+        self._said = {f.name: self._blank(f) for f in items}
+
+    def _blank(self, feature):
+        """What is known of each item that a history may hold: as yet nothing."""
+        widths = {"multi": [self.settings.list_length], "numeric": [1], "vector": [feature.length]}
+        width = widths.get(feature.kind, [])
+        dtype = tf.float32 if feature.kind in FLOATS else tf.int32
+        return tf.Variable(tf.zeros([self.history.rows, *width], dtype), trainable=False, name=feature.name)
+
+    def set_items(self, encoded):
+        """Takes over what the catalogue says of each item.
+
+        Args:
+            encoded: dict of encoded item features, [N, ...] each, in the order of the history's vocabulary.
+                Of lists, the first `settings.list_length` strings count.
+        """
+        unknown = self.history.unknown_rows
+        for name, variable in self._said.items():
+            values = np.asarray(encoded[name])
+            if values.ndim > 1:
+                values = values[:, : variable.shape[1]]
+                values = np.pad(values, [(0, 0), (0, variable.shape[1] - values.shape[1])])
+            variable.assign(np.concatenate([np.zeros([unknown, *values.shape[1:]], values.dtype), values]))
+
+    @property
+    def masked_layers(self):
+        """Every masked layer, inputs first."""
+        behaviors = [self.behavior_table] if self.behaviors else []
+        return [*self.flatten.masked_layers, *behaviors, *self.transform.masked_layers]
+
+    def present(self, encoded):
+        """Which positions hold an item, bool [B, L]."""
+        return encoded[self.history.name] > 0
+
+    def call(self, encoded, stage=None, training=False):
+        codes, present = encoded[self.history.name], self.present(encoded)
+        tokens, said = self.flatten(
+            {name: tf.gather(values, codes) for name, values in self._said.items()}, present, stage=stage
+        )
+        if self.behaviors:
+            done = self.behavior_table(encoded[self.behaviors.name], stage=stage)
+            tokens += done[:, :, tf.newaxis] * tf.cast(np.sqrt(self.settings.dim), tokens.dtype)
+        return self.transform(tokens, said, present, stage=stage, training=training)
+
+
+def latest(vectors, present):
+    """The vectors of the last position that holds an item, float [B, d]; 0 where none does.
+
+    Args:
+        vectors: float [B, L, d].
+        present: bool [B, L].
+
+    Example:
+
+    >>> latest(tf.constant([[[1.0], [2.0], [3.0]]]), tf.constant([[True, True, False]])).numpy().tolist()
+    [[2.0]]
+    """
+    place = tf.range(1, tf.shape(present)[1] + 1) * tf.cast(present, tf.int32)
+    last = tf.reduce_max(place, axis=1)
+    found = tf.gather(vectors, tf.maximum(last - 1, 0), batch_dims=1)
+    return tf.where(last[:, tf.newaxis] > 0, found, 0.0)
