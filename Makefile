@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives bench-sequences lightgcn clean
+.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives bench-sequences bench-scaling lightgcn clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ bench-negatives: venv  ## kinds of negatives, 3 seeds, three logs of one objecti
 
 bench-sequences: venv  ## HeterRec beside sequential recommenders, 3 seeds, logs with times, hours
 	$(BIN)/python benchmarks/quality/run.py --sequences
+
+bench-scaling: venv  ## HeterRec by depth and width, one seed, hours
+	$(BIN)/python benchmarks/quality/run.py --scaling
 
 bench-ablations: venv  ## variants of CSMF, one log, one seed
 	$(BIN)/python benchmarks/quality/run.py --ablations

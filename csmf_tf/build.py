@@ -44,7 +44,7 @@ OPTIMIZERS = {
     "adagrad": (keras.optimizers.Adagrad, {"learning_rate": 0.1, "initial_accumulator_value": 1e-7}),
 }
 
-SEQUENCE_RATES = {"adam": 0.001, "adamw": 0.001, "sgd": 0.1, "adagrad": 0.02}
+SEQUENCE_RATES = {"adam": 0.003, "adamw": 0.003, "sgd": 0.1, "adagrad": 0.02}
 """Learning rates of a user tower of transformer blocks (own choice)."""
 
 
@@ -130,7 +130,7 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
         in_batch_negatives="in_batch" in config.negatives.kind,
         virtual_gradient=config.negatives.edis.gradient,
         margin=loss.margin,
-        l2=loss.l2,
+        l2=config.l2,
         l2_balance=loss.l2_balance,
         heterrec=settings.heterrec if settings.user_tower == "heterrec" else None,
         one_list=loss.one_list,

@@ -124,12 +124,13 @@ class Model:
 class Loss:
     """The retrieval softmax and its L2; `margin` is m0 of the adaptive margin (AML).
 
-    For heterrec: `step_weights` of the next items that a position predicts, in `one_list` or one by one.
+    `l2` None is 0.4, with heterrec 0. For heterrec: `step_weights` of the next items that a position predicts,
+    in `one_list` or one by one.
     """
 
     kind: Literal["auto", "full", "sampled"] = "auto"
     margin: float = 0.0
-    l2: NotNegative = 0.4
+    l2: NotNegative | None = None
     l2_balance: Positive = 16.0
     l2_popularity: NotNegative = 0.75
     step_weights: Annotated[tuple[Positive, ...], SOME] = (1.0,)
@@ -236,6 +237,13 @@ class Config:
     training: Training = field(default_factory=Training)
     evaluate: Evaluate = field(default_factory=Evaluate)
 
+    @property
+    def l2(self) -> float:
+        """Strength of the L2 term."""
+        # Dropout keeps a transformer from learning by heart, and L2 only slows it.
+        default = 0.4 if self.model.user_tower == "mlp" else 0.0
+        return default if self.loss.l2 is None else self.loss.l2
+
 
 # What an error proposes to write where the default would not teach it.
 _EXAMPLES = {
@@ -252,6 +260,7 @@ _EXAMPLES = {
     "features.item": {"category": "categorical", "tags": "multi", "price": "numeric"},
     "modalities": {"image": "image_feat.npy", "text": "title"},
     "model.hidden": [128],
+    "loss.l2": 0.4,
     "negatives.msac.level1": 32,
     "capacity.shares": [0.5, 0.3, 0.2],
     "capacity.tau": 0.3,

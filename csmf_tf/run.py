@@ -378,6 +378,8 @@ class _Renamed(tf.Module):
         super().__init__()
         self._embed, self._names = embed, names
 
+    # Traced once for all signatures of an export, which deep towers would make large.
+    @tf.function(reduce_retracing=True)
     def __call__(self, raw):
         return self._embed({name: raw[given] for name, given in self._names.items()})
 

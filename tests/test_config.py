@@ -80,7 +80,7 @@ def test_least_config_takes_the_documented_defaults(load):
         0.5,
         1.0,
     )
-    assert (loss.kind, loss.l2, loss.margin) == ("auto", 0.4, 0.0)
+    assert (loss.kind, config.l2, loss.margin) == ("auto", 0.4, 0.0)
     negatives = config.negatives
     assert negatives.kind == ("in_batch", "uniform", "funnel")
     assert (negatives.uniform, negatives.funnel, negatives.log_q) == (512, 4, True)
@@ -110,7 +110,7 @@ def test_overrides_are_read_as_yaml_and_the_last_one_wins(load):
 
 def test_empty_sections_and_integers_for_floats_are_fine(load):
     config = load("loss=", "training.learning_rate=1", "model={normalize: true, temperature: 2}")
-    assert config.loss.l2 == 0.4
+    assert config.l2 == 0.4
     assert type(config.training.learning_rate) is type(config.model.temperature) is float
 
 
@@ -225,7 +225,7 @@ modalities={cost: price} & log.items=i.csv & features.item={price: numeric}
 modalities={behavior: b.npy}
   `modalities` should leave the name behavior to the vectors made of the events. Received: ['behavior'];
 loss.l2=-1.0
-  `loss.l2` should be a number >= 0. Received: loss.l2=-1.0; write e.g. `l2: 0.4`.
+  `loss.l2` should be a number >= 0 or null. Received: loss.l2=-1.0; write e.g. `l2: 0.4`.
 capacity.tau=1.2
   `capacity.tau` should be a number in [0, 1) or a list of numbers in [0, 1) or null. Received:
   capacity.tau=1.2; write e.g. `tau: 0.3`.

@@ -16,8 +16,19 @@ def overrides(joined: bool = False, **heterrec: Any) -> dict[str, Any]:
     return {"model": {"user_tower": "heterrec", "history": {"length": LENGTH}, "heterrec": heterrec}}
 
 
+DEPTHS, DIMS = (1, 2, 4), (32, 64, 128)
+
+SCALING: dict[str, Callable[[Task], Ranked]] = {
+    f"{name}_{depth}x{dim}": partial(cascade, overrides(joined, layers=depth, dim=dim))
+    for name, joined in (("heterrec", False), ("joined", True))
+    for depth in DEPTHS
+    for dim in DIMS
+}
+"""The same by depth, of each level, and by width."""
+
 METHODS: dict[str, Callable[[Task], Ranked]] = {
     "heterrec": partial(cascade, overrides()),
     "heterrec_joined": partial(cascade, overrides(joined=True)),
+    **SCALING,
 }
 """Name -> method."""

@@ -31,7 +31,14 @@ from benchmarks.quality import (
     sequential,
     workers,
 )
-from benchmarks.quality.task import ALL_LOGS, NEGATIVES_LOGS, SEQUENCE_LOGS, configuration, files_of
+from benchmarks.quality.task import (
+    ALL_LOGS,
+    NEGATIVES_LOGS,
+    SEQUENCE_LOGS,
+    SIMULATED_LOGS,
+    configuration,
+    files_of,
+)
 from csmf_tf._keras import keras, tf
 from csmf_tf.run import Run
 
@@ -44,7 +51,7 @@ SMALL = [name for name in DEFAULT if not name.startswith(("ease", "bpr")) and no
 # The test file is an extra bar, and dear: 36 users a batch.
 PUBLISHED = ["csmf", "union", "ials_own", "ials_union", "ials_weighted", "knn_union", "ease_union"]
 PUBLISHED += ["popularity", "popularity_any", "counting"]
-SEQUENCES = ["popularity", "knn_own", *sequential.METHODS, *heterrec.METHODS]
+SEQUENCES = ["popularity", "knn_own", *sequential.METHODS, "heterrec", "heterrec_joined"]
 SMALL_OVERRIDES = ["training.epochs=5", "training.recover_epochs=3"]
 
 
@@ -116,6 +123,9 @@ def main():
         "--sequences", action="store_true", help="sequential recommenders instead, on logs with times"
     )
     parser.add_argument(
+        "--scaling", action="store_true", help="depths and widths of HeterRec instead, one seed, two logs"
+    )
+    parser.add_argument(
         "--small", action="store_true", help="one seed, few epochs, the quick methods, on taobao"
     )
     cores = len(os.sched_getaffinity(0))
@@ -125,7 +135,7 @@ def main():
     args = parser.parse_args()
     if args.workers < 1:
         parser.error(f"`--workers` should be an integer >= 1. Received: {args.workers}")
-    part = args.small or args.ablations
+    part = args.small or args.ablations or args.scaling
     logs, methods, name = MAIN_LOGS[: 1 if part else None], DEFAULT, "summary.json"
     if args.published:
         logs, methods, name = ["retailrocket-published"], PUBLISHED, "published.json"
@@ -133,6 +143,8 @@ def main():
         logs, methods, name = [*NEGATIVES_LOGS], [*negatives.METHODS], "negatives.json"
     elif args.sequences:
         logs, methods, name = [*SEQUENCE_LOGS], SEQUENCES, "sequences.json"
+    elif args.scaling:
+        logs, methods, name = [*SIMULATED_LOGS, "movielens-last"], [*heterrec.SCALING], "scaling.json"
     elif args.ablations:
         methods, name = ABLATIONS, "ablations.json"
     elif args.small:
@@ -148,7 +160,8 @@ def main():
     tf.config.experimental.enable_op_determinism()
     reported = {}
     for log in args.logs:
-        if absent := [file for file in files_of(log, args.folder) if not file.exists()]:
+        simulated = log in SIMULATED_LOGS
+        if absent := not simulated and [file for file in files_of(log, args.folder) if not file.exists()]:
             print(f"left out {log}: there is no {absent[0]}")
             continue
         results, metrics = results_of(log, args)

@@ -13,6 +13,7 @@ import pyarrow.csv
 
 from benchmarks.quality.movielens import with_times, with_words
 from csmf_tf.config import Config, load_config
+from csmf_tf.data.heterogeneous import simulate_heterogeneous
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.evaluation.ranking import Scores
 from csmf_tf.run import Run
@@ -55,7 +56,20 @@ SEQUENCE_LOGS: dict[str, dict[str, Any]] = {
     },
 }
 
-ALL_LOGS = LOGS | NEGATIVES_LOGS | SEQUENCE_LOGS
+# The other log of the comparison of depths and widths, simulated.
+SIMULATED_LOGS: dict[str, dict[str, Any]] = {
+    "simulated-features": {
+        "funnel": ["view"],
+        "split": {"kind": "leave_last"},
+        "features": {
+            "item": {"category": "categorical", "brand": "categorical", "price": "numeric", "tags": "multi"}
+        },
+        "log": {"timestamp": "timestamp"},
+        "evaluate": {"ks": [10, 50]},
+    },
+}
+
+ALL_LOGS = LOGS | NEGATIVES_LOGS | SEQUENCE_LOGS | SIMULATED_LOGS
 
 
 class Task(NamedTuple):
@@ -116,6 +130,9 @@ def configuration(log: str, data: pathlib.Path, out: pathlib.Path, overrides: Se
     raw = {"funnel": ["view", "cart", "buy"], "split": {"kind": "item_holdout"}}
     raw |= copy.deepcopy(ALL_LOGS[log])
     raw["log"] = {"user": "user_id", "item": "item_id", "behavior": "behavior"} | raw.get("log", {})
+    if log in SIMULATED_LOGS:
+        simulate_heterogeneous(users=2000, items=1000).write(out / log)
+        data, raw["log"]["items"] = out, "items.csv.gz"
     events = files_of(log, data)[0].absolute()
     if "items" in raw["log"]:
         raw["log"]["items"] = str(events.with_name(raw["log"]["items"]))

@@ -45,11 +45,11 @@ def standardized(x):
     The layer after it has them in its weights, which are masked; here they would mix what stages own.
     """
     x = tf.convert_to_tensor(x)
-    mean = tf.reduce_mean(x, axis=-1, keepdims=True)
-    centered = x - mean
+    wide = tf.cast(x, tf.float32)
+    centered = wide - tf.reduce_mean(wide, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
     # The last bit of `rsqrt` depends on where in a tensor a number stands, and frozen outputs are exact.
-    return centered / tf.sqrt(variance + 1e-6)
+    return tf.cast(centered / tf.sqrt(variance + 1e-6), x.dtype)
 
 
 class CausalBlock(keras.layers.Layer):

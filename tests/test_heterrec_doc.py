@@ -1,0 +1,23 @@
+"""docs/heterrec.md runs: its configuration, its commands and its Python, on a small log with one epoch."""
+
+import pytest
+from snippets import ROOT, blocks, commands, run_fresh
+
+from csmf_tf.cli import main
+
+DOCUMENT = "docs/heterrec.md"
+
+
+def test_the_document_runs(tmp_path, capsys):
+    (config,) = blocks(DOCUMENT, "yaml")
+    small = config.replace("dim: 64", "dim: 8").replace("layers: 2", "layers: 1")
+    (tmp_path / "config.yaml").write_text(small + "\ntraining: {epochs: 1, recover_epochs: 0}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        for arguments in commands(DOCUMENT):
+            assert main(arguments) == 0, arguments
+    # The last command gave five items.
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-5:]] == [*"12345"]
+    (code,) = blocks(DOCUMENT, "python")
+    printed = run_fresh(code, tmp_path, PYTHONPATH=str(ROOT))
+    assert "project_item_id" in printed
