@@ -121,6 +121,7 @@ def draw_batches(case, codes, rng):
             # 0 is the pad, 1 what is unknown.
             "user": {"history": items[:, :-1] + 2},
             "query": np.arange(at, dtype=np.int32),
+            "dropout_seed": rng.integers(0, 2**31, 2, np.int32),
             "targets": following,
             "weight": np.ones((at, 1), np.float32),
             "user_l2": np.zeros(at, np.float32),

@@ -124,8 +124,8 @@ class Model:
 class Loss:
     """The retrieval softmax and its L2; `margin` is m0 of the adaptive margin (AML).
 
-    `l2` None is 0.4, with heterrec 0. For heterrec: `step_weights` of the next items that a position predicts,
-    in `one_list` or one by one.
+    `l2` None is 0.4, with heterrec 0. For heterrec: `step_weights` of the next items that a position
+    predicts, in `one_list` or one by one.
     """
 
     kind: Literal["auto", "full", "sampled"] = "auto"

@@ -48,6 +48,7 @@ class CSMF(tfrs.models.Model):
     | key | dtype, shape | what |
     |---|---|---|
     | `query` | int32 [Q] | the positions, numbered through all rows |
+    | `dropout_seed` | int32 [2] | what dropout follows from |
     | `targets` | int32 [Q, H] | catalogue indices of the next items of each, -1 pads, `"full"` only |
     | `weight` | float32 [Q, H] or [P] | weight of each |
     | `row` | int32 [P] | the position of each next item, `"sampled"` only |
@@ -484,8 +485,8 @@ class CSMF(tfrs.models.Model):
         """User vectors [R, D] of a batch; of sequences [Q, D] or, for the sampled softmax, [P, D]."""
         if "query" not in inputs:
             return self.embed_users(inputs["user"], stage)
-        tower, options = self.towers.user, {"training": training, "every_position": True}
-        positions = self._embed(tower, inputs["user"], stage, **options)
+        options = {"training": training, "seed": inputs["dropout_seed"], "every_position": True}
+        positions = self._embed(self.towers.user, inputs["user"], stage, **options)
         queries = inputs["query"]
         if self.loss_kind == "sampled":
             queries = tf.gather(queries, inputs["row"])

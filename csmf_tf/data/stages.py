@@ -274,6 +274,7 @@ class StageData:
             batch = {
                 "user": self._features.rows(part.user, read),
                 "query": positions.flat,
+                "dropout_seed": rng.integers(0, 2**31, 2, np.int32),
                 "user_l2": (noise / user_rows[positions.user]).astype(np.float32),
             }
             if negatives is None:
@@ -282,14 +283,15 @@ class StageData:
                 continue
             row, step = np.nonzero(targets >= 0)
             items = targets[row, step]
+            # The mean over the next items is then that over the positions.
+            weight = steps[step] * np.float32(len(row) / len(targets))
             item_l2 = catalogue_l2[items] * (counts.sum() / counts[items]).astype(np.float32)
             yield batch | {
                 "row": row.astype(np.int32),
                 "item": items,
                 "future": targets[row],
-                # The mean over the positives is then that over the positions.
-                "weight": steps[step] * np.float32(len(row) / len(targets)),
-                "user_l2": batch["user_l2"][row],
+                "weight": weight,
+                "user_l2": batch["user_l2"][row] * weight,
                 "item_l2": item_l2,
                 **negatives.draw(positions.user[row], items, rng),
             }

@@ -27,6 +27,7 @@ class HistoryTransformer(keras.layers.Layer):
             behaviours, if there are any, alike.
         stage: as in `MaskedDense`.
         training: whether to drop.
+        seed: int32 tensor [2] that all of dropout follows from; None draws anew each time.
 
     Returns:
         float [B, L, d], exactly 0 where there is no item.
@@ -93,7 +94,7 @@ class HistoryTransformer(keras.layers.Layer):
         """Which positions hold an item, bool [B, L]."""
         return encoded[self.history.name] > 0
 
-    def call(self, encoded, stage=None, training=False):
+    def call(self, encoded, stage=None, training=False, seed=None):
         codes, present = encoded[self.history.name], self.present(encoded)
         tokens, said = self.flatten(
             {name: tf.gather(values, codes) for name, values in self._said.items()}, present, stage=stage
@@ -101,7 +102,7 @@ class HistoryTransformer(keras.layers.Layer):
         if self.behaviors:
             done = self.behavior_table(encoded[self.behaviors.name], stage=stage)
             tokens += done[:, :, tf.newaxis] * tf.cast(np.sqrt(self.settings.dim), tokens.dtype)
-        return self.transform(tokens, said, present, stage=stage, training=training)
+        return self.transform(tokens, said, present, stage=stage, training=training, seed=seed)
 
 
 def latest(vectors, present):

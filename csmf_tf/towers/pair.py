@@ -118,7 +118,7 @@ class TowerPair(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
 
-    def embed(self, tower, encoded, stage, training=False, every_position=False):
+    def embed(self, tower, encoded, stage, training=False, **options):
         """Vectors of one tower as the first `stage` stages see them.
 
         Args:
@@ -126,15 +126,14 @@ class TowerPair(keras.layers.Layer):
             encoded: dict of tensors as the tower's encoder gives them.
             stage: int >= 1; coordinates of later stages and free ones are 0.
             training: as in `Tower`; earlier stages never drop.
-            every_position: as in `Tower`.
+            **options: as in `Tower`.
 
         Returns:
             float32 tensor [B, D], or [B, L, D].
         """
 
         def embedded(k):
-            own = {"stage": k, "training": training and k == stage, "every_position": every_position}
-            return tf.cast(tower(encoded, **own), tf.float32)
+            return tf.cast(tower(encoded, stage=k, training=training and k == stage, **options), tf.float32)
 
         owner = tf.cast(tower.output_layer.owner, tf.int32)
         if self.granularity == "unit" or stage == 1:

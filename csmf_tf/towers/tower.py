@@ -31,6 +31,7 @@ class Tower(keras.layers.Layer):
         encoded: dict of tensors as `FeatureEncoder` gives them.
         stage: int, the objective whose forward pass this is; None reads every owned weight.
         training: whether the `sequence` drops.
+        seed: of its dropout, see `HistoryTransformer`.
         every_position: whether to give a vector for each position of the history of `sequence`.
 
     Returns:
@@ -100,18 +101,20 @@ class Tower(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
 
-    def call(self, encoded, stage=None, training=False, every_position=False):
+    def call(self, encoded, stage=None, training=False, seed=None, every_position=False):
         vectors = {f.name: self._vector(f, encoded[f.name], stage) for f in self._beside}
         if self.sequence:
-            vectors = self._with_sequence(vectors, encoded, stage, training, every_position)
+            vectors = self._with_sequence(
+                vectors, encoded, every_position, stage=stage, training=training, seed=seed
+            )
         x = tf.concat(list(vectors.values()), axis=-1)
         for layer in self.hidden_layers:
             x = layer(x, stage=stage)
         y = self.output_layer(x, stage=stage)
         return y + vectors[self.id_name] if self.id_name else y
 
-    def _with_sequence(self, vectors, encoded, stage, training, every_position):
-        positions = self.sequence(encoded, stage=stage, training=training)
+    def _with_sequence(self, vectors, encoded, every_position, **options):
+        positions = self.sequence(encoded, **options)
         if not every_position:
             return {**vectors, "": latest(positions, self.sequence.present(encoded))}
         length = tf.shape(positions)[1]

@@ -52,6 +52,28 @@ def standardized(x):
     return tf.cast(centered / tf.sqrt(variance + 1e-6), x.dtype)
 
 
+def dropped(x, rate, training, seed=None, noise_shape=None):
+    """Dropout that follows from a seed, so that a killed run goes on with the same draws.
+
+    Args:
+        x: float tensor.
+        rate: share to drop, in [0, 1).
+        training: whether to drop at all.
+        seed: int32 tensor [2]; None draws anew each time.
+        noise_shape: shape of the draws, which broadcasts to that of `x`; None for one of its own each.
+    """
+    if not training or not rate:
+        return x
+    if seed is None:
+        return tf.nn.dropout(x, rate, noise_shape)
+    return tf.nn.experimental.stateless_dropout(x, rate, seed, noise_shape=noise_shape)
+
+
+def folded(seed, number):
+    """Another seed for each number; None for None."""
+    return None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)
+
+
 class CausalBlock(keras.layers.Layer):
     """A pre-norm transformer block: `x + attention(norm(x))`, then `x + feed_forward(norm(x))`.
 
@@ -71,6 +93,7 @@ class CausalBlock(keras.layers.Layer):
         bias: float32 that broadcasts to [B, heads, T, T], added to attention logits; see `attention_bias`.
         stage: as in `MaskedDense`.
         training: whether to drop.
+        seed: int32 tensor [2] that all of dropout follows from; None draws anew each time.
 
     Returns:
         float [B, T, dim].
@@ -91,28 +114,29 @@ class CausalBlock(keras.layers.Layer):
         self.attended = dense("attended", dim)
         self.inner = dense("inner", intermediate_dim, activation="relu")
         self.outer = dense("outer", dim)
-        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
-        # One draw for all rows of a batch: a draw for each weight would cost more than the attention.
-        self.drop_weights = keras.layers.Dropout(
-            dropout, noise_shape=(1, None, None, None), dtype=self.dtype_policy
-        )
+        self.dropout = dropout
 
     @property
     def masked_layers(self):
         """Every masked layer, inputs first."""
         return [*self.projections, self.attended, self.inner, self.outer]
 
-    def call(self, x, bias, stage=None, training=False):
+    def call(self, x, bias, stage=None, training=False, seed=None):
         y = standardized(x)
         query, key, value = (self._heads(project(y, stage=stage)) for project in self.projections)
         query *= (self.dim // self.heads) ** -0.5
         logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-        weights = self.drop_weights(tf.cast(tf.nn.softmax(logits + bias), x.dtype), training=training)
+        # One draw for all rows of a batch: a draw for each weight would cost more than the attention.
+        weights = tf.cast(tf.nn.softmax(logits + bias), x.dtype)
+        weights = self._dropped(weights, 0, training, seed, [1, *tf.unstack(tf.shape(weights))[1:]])
         y = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
         y = self.attended(tf.reshape(y, tf.shape(x)), stage=stage)
-        x += self.drop(y, training=training)
+        x += self._dropped(y, 1, training, seed)
         y = self.outer(self.inner(standardized(x), stage=stage), stage=stage)
-        return x + self.drop(y, training=training)
+        return x + self._dropped(y, 2, training, seed)
+
+    def _dropped(self, x, place, training, seed, noise_shape=None):
+        return dropped(x, self.dropout, training, folded(seed, place), noise_shape)
 
     def _heads(self, x):
         """[B, T, dim] to [B, heads, T, dim / heads]."""
@@ -159,6 +183,7 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
         present: bool [B, L], which positions hold an item.
         stage: as in `MaskedDense`.
         training: whether to drop.
+        seed: int32 tensor [2] that all of dropout follows from; None draws anew each time.
 
     Returns:
         float [B, L, d], exactly 0 where there is no item.
@@ -210,7 +235,6 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
             ]
             for level, count in zip(("token", "item"), self.layers, strict=True)
         ]
-        self._drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
         self._attention = (
             [MaskedDense(1, granularity=granularity, name="pooling", dtype=self.dtype_policy)]
             if pooling == "attention"
@@ -223,20 +247,21 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
         tokens, items = ([layer for b in level for layer in b.masked_layers] for level in self._levels)
         return [*tokens, *self._attention, *items]
 
-    def call(self, tokens, said, present, stage=None, training=False):
+    def call(self, tokens, said, present, stage=None, training=False, seed=None):
         batch, length, count = tf.unstack(tf.shape(tokens)[:3])
         token_level, item_level = self._levels
-        x = self._drop(tokens, training=training)
+        x = dropped(tokens, self.dropout, training, folded(seed, 0))
+        seeds = iter(range(1, 1 + sum(self.layers)))
         if token_level:
             bias = attention_bias(token_mask(length, count, self.mask), tf.reshape(said, [batch, -1]))
             x = tf.reshape(x, [batch, -1, self.dim])
             for block in token_level:
-                x = block(x, bias, stage=stage, training=training)
+                x = block(x, bias, stage=stage, training=training, seed=folded(seed, next(seeds)))
             x = tf.reshape(x, [batch, length, count, self.dim])
         x = self._pooled(x, said, stage)
         bias = attention_bias(token_mask(length, 1), present)
         for block in item_level:
-            x = block(x, bias, stage=stage, training=training)
+            x = block(x, bias, stage=stage, training=training, seed=folded(seed, next(seeds)))
         return tf.where(present[..., tf.newaxis], standardized(x), 0.0)
 
     def _pooled(self, x, said, stage):

@@ -1,0 +1,296 @@
+"""Runs with the HeterRec user tower: fit, evaluate, save, go on after an interruption, export and query."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from heterrec_cases import LENGTH, everyone, tiny
+
+from csmf_tf import build
+from csmf_tf._keras import keras, tf
+from csmf_tf.config import from_dict
+from csmf_tf.data.simulator import simulate
+from csmf_tf.run import Run
+from csmf_tf.serving import load, query
+from csmf_tf.serving.query import UnknownUserWarning
+
+SECTIONS = {
+    "validation_users": 0.6,
+    "features": {"item": {"category": "categorical", "price": "numeric"}},
+    "training": {"epochs": 1, "recover_epochs": 0, "batch_size": 100},
+    "evaluate": {"ks": [5]},
+}
+MODEL = {
+    "user_tower": "heterrec",
+    "embedding_dim": 8,
+    "history": {"length": LENGTH},
+    "heterrec": {"layers": [1, 0], "dim": 8, "dropout": 0.2},
+}
+ONE = {"funnel": ["view"], "ignore": ["cart", "buy"]}
+# Name: sections of the configuration; those of `model` and `training` are added.
+CASES = {
+    "time, three objectives": {"split": {"kind": "time", "at": 0.8}},
+    "last item, three objectives, mixed precision": {
+        "split": {"kind": "leave_last"},
+        "timestamp": None,
+        "model": {"heterrec": {"layers": [0, 1], "dim": 8, "pooling": "attention"}},
+        "training": {"mixed_precision": True},
+    },
+    "time, one objective": {
+        **ONE,
+        "split": {"kind": "time", "at": 0.8},
+        "model": {"user_id": True, "heterrec": {"layers": [0, 1], "dim": 8, "buckets": 3, "flatten": False}},
+        "loss": {"kind": "sampled", "step_weights": [1.0, 0.5]},
+    },
+    "last item, one objective": {
+        **ONE,
+        "split": {"kind": "leave_last"},
+        "model": {"heterrec": {"layers": [0, 1], "dim": 8, "dropout": 0.2}},
+        "loss": {"step_weights": [1.0, 0.5]},
+        "training": {"epochs": 2},
+    },
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eager():
+    """To trace the blocks of a transformer takes longer than to run them a few times."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log")
+    simulate(60, 20, seed=2, events_per_user=12).write(folder)
+    return folder
+
+
+def config_of(folder, funnel=("view", "cart", "buy"), ignore=(), timestamp="timestamp", **sections):
+    columns = {"user": "user_id", "item": "item_id", "behavior": "behavior", "timestamp": timestamp}
+    log = {
+        "path": f"{folder}/events.csv.gz",
+        "items": f"{folder}/items.csv.gz",
+        "ignore": [*ignore],
+        **columns,
+    }
+    training = SECTIONS["training"] | sections.pop("training", {})
+    model = MODEL | sections.pop("model", {})
+    return from_dict(
+        {**SECTIONS, **sections, "log": log, "funnel": [*funnel], "training": training, "model": model}
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(folder, tmp_path_factory):
+    """Function of a case's name that gives its fitted run, each fitted once."""
+    runs = {}
+
+    def of(case):
+        if case not in runs:
+            runs[case] = Run(tmp_path_factory.mktemp("run"), config_of(folder, **CASES[case]))
+            runs[case].fit(verbose=0)
+        return runs[case]
+
+    return of
+
+
+def latest(run):
+    """Encoded features of all users, with all that is known of them."""
+    split = run.prepared.split
+    known = split.train.append(split.validation)
+    users = build.user_features(run.config, run.prepared, run.model, known)
+    return users.latest(np.arange(len(known.users)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_run_evaluates_every_objective_and_none_moves(fitted, case):
+    run = fitted(case)
+    funnel = list(run.config.funnel)
+    results = json.loads(json.dumps(run.evaluate(), allow_nan=False))
+    for table in (results["objectives"], results["fused"]):
+        assert list(table) == funnel
+        assert all(0 <= metrics["recall@5"] <= 1 and metrics["users"] for metrics in table.values())
+    measured = [entry["measured"] for entry in run.log if entry["phase"] == "freeze"]
+    assert [list(table) for table in measured] == [funnel[: n + 1] for n in range(len(funnel))]
+    for before, after in itertools.pairwise(measured):
+        assert {name: after[name] for name in before} == before
+    # Of the whole catalogue the items that a user did not know, by the scores of the model's own vectors.
+    split, owner = run.prepared.split, run.model.owner
+    known = split.train.append(split.validation)
+    users, items = run.model.user_vectors(latest(run)), run.model.item_vectors()
+    for stage, name in enumerate(funnel, start=1):
+        own = (owner >= 1) & (owner <= stage)
+        scores = users[:, own].astype(np.float64) @ items[:, own].T
+        assert np.all(np.isfinite(scores))
+        scores[known.user, known.item] = -np.inf
+        top = np.argsort(-scores, axis=1)[:, :5]
+        test = split.test.take(split.test.behavior == stage - 1)
+        wanted = {user: {*test.item[test.user == user]} for user in np.unique(test.user)}
+        recall = np.mean([len(goal & {*top[user]}) / len(goal) for user, goal in wanted.items()])
+        assert results["objectives"][name]["users"] == len(wanted)
+        assert results["objectives"][name]["recall@5"] == pytest.approx(recall, abs=0.03)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_restored_run_has_the_same_vectors(fitted, case):
+    run = fitted(case)
+    restored = Run(run.directory).restore()
+    assert restored.config == run.config
+    users = run.model.user_vectors(latest(run))
+    assert np.all(np.any(users[:, run.model.owner > 0], axis=1))
+    assert restored.model.user_vectors(latest(restored)).tobytes() == users.tobytes()
+    assert restored.model.item_vectors().tobytes() == run.model.item_vectors().tobytes()
+
+
+def test_interrupted_run_ends_with_the_vectors_of_an_unbroken_one(fitted, tmp_path):
+    unbroken = fitted("last item, one objective")
+
+    def stop(objective, phase):
+        def end(epoch, logs):
+            raise KeyboardInterrupt
+
+        return [keras.callbacks.LambdaCallback(on_epoch_end=end)]
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path, unbroken.config).fit(stop, verbose=0)
+    run = Run(tmp_path, unbroken.config)
+    assert [entry["epoch"] for entry in run.log] == [0, 1]
+    assert run.fit(verbose=0) == unbroken.log
+    assert run.model.user_vectors(latest(run)).tobytes() == unbroken.model.user_vectors(latest(run)).tobytes()
+
+
+@pytest.mark.parametrize("share_embeddings", [True, False])
+def test_saved_model_holds_what_histories_say_of_items(share_embeddings, tmp_path):
+    model = tiny(heterrec={"share_embeddings": share_embeddings, "pooling": "attention"})
+    model.begin("view")
+    model.prune(share=0.4)
+    model.freeze()
+    model.begin("cart")
+    users = everyone(model)
+    before = model.user_vectors(users)
+    model.save(tmp_path / "model.keras")
+    # No catalogue is set: users alone need none.
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.objective == "cart"
+    assert loaded.user_vectors(users).tobytes() == before.tobytes()
+    raw = {"history": [["", "i1", "i5"]], "history_behavior": [["", "view", "cart"]], "category": ["c1"]}
+    raw = {name: tf.constant(values) for name, values in raw.items()}
+    answers = [one.user_embedder()(raw).numpy() for one in (model, loaded)]
+    assert answers[0].tobytes() == answers[1].tobytes()
+    assert model.get_config() == loaded.get_config()
+
+
+# Export
+
+
+@pytest.fixture(scope="module")
+def exported(fitted, tmp_path_factory):
+    """A fitted run of three objectives, the folder of its exact export, and the signatures of that."""
+    run, directory = fitted("time, three objectives"), tmp_path_factory.mktemp("export")
+    tf.config.run_functions_eagerly(False)
+    run.export(directory, index="exact", k=9)
+    yield run, directory, load(directory).signatures
+    tf.config.run_functions_eagerly(True)
+
+
+# Histories that say the same: items and what was done with them, in any place of the list, and shorter.
+SAME = [
+    (["", "", "", "i1", "i5", "i2"], ["", "", "", "view", "cart", "view"]),
+    (["i1", "i5", "i2", "", "", ""], ["view", "cart", "view", "", "", ""]),
+    (["", "i1", "", "i5", "i2", ""], ["", "view", "", "cart", "view", ""]),
+    (["i1", "i5", "i2"], ["view", "cart", "view"]),
+]
+EMPTY = ([""] * LENGTH, [""] * LENGTH)
+UNKNOWN = (["", "never", "i1", "seen", "i5", "i2"], ["", "view", "view", "returned", "cart", "view"])
+
+
+def raw_of(*users):
+    """Raw features of users by their items and what was done with them, in one batch."""
+    items, behaviors = zip(*users, strict=True)
+    return {"history": np.array(items, object), "history_behavior": np.array(behaviors, object)}
+
+
+def truth(run, raw):
+    """float64 [B, N, K]: s_k of raw users by the model's own vectors."""
+    model, owner = run.model, run.model.owner
+    users = model.embed_users(model.towers.user_encoder.encode(raw)).numpy().astype(np.float64)
+    passes = [(owner >= 1) & (owner <= k) for k in (1, 2, 3)]
+    return np.stack(
+        [users[:, own] @ model.item_vectors().astype(np.float64)[:, own].T for own in passes], axis=2
+    )
+
+
+def ask(signatures, name, raw, **further):
+    """Answers as numpy arrays, ids as strings."""
+    raw = {feature: tf.constant(values) for feature, values in raw.items()}
+    answer = {key: value.numpy() for key, value in signatures[name](**raw, **further).items()}
+    if "ids" in answer:
+        answer["ids"] = np.vectorize(bytes.decode, otypes=[object])(answer["ids"])
+    return answer
+
+
+def check(run, answer, scores, count=9):
+    """The answer is the best `count` items by `scores`, float64 [B, N]."""
+    expected = -np.sort(-scores, axis=1)[:, :count]
+    np.testing.assert_allclose(answer["scores"][:, :count], expected, rtol=1e-4, atol=1e-4)
+    code = {item: n for n, item in enumerate(run.model.catalogue_ids)}
+    found = [[scores[row, code[item]] for item in ids[:count]] for row, ids in enumerate(answer["ids"])]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert all(len({*ids[:count]}) == count for ids in answer["ids"])
+
+
+def test_every_signature_answers_a_history_as_the_model_does(exported):
+    run, _, signatures = exported
+    raw = raw_of(SAME[0], UNKNOWN, EMPTY)
+    scores, ids = truth(run, raw), run.model.catalogue_ids
+    assert np.all(np.isfinite(scores))
+    check(run, ask(signatures, "serving_default", raw), scores.sum(axis=2))
+    for weights in ([1, 1, 1], [1, 0, 0], [0, 0, 1], [0.2, 3, 0.5]):
+        fused = scores @ np.array(weights)
+        given = tf.constant([weights] * 3, tf.float32)
+        check(run, ask(signatures, "retrieve", raw, weights=given), fused)
+        some = tf.constant([ids[:4]] * 3)
+        left, among = fused.copy(), np.full_like(fused, -np.inf)
+        left[:, :4], among[:, :4] = -np.inf, fused[:, :4]
+        check(run, ask(signatures, "retrieve_excluding", raw, weights=given, exclude=some), left)
+        check(run, ask(signatures, "retrieve_among", raw, weights=given, among=some), among, count=4)
+    answer = ask(signatures, "score", raw, item_ids=tf.constant([ids] * 3))
+    partitions = np.log(np.exp(scores).sum(axis=1))
+    np.testing.assert_allclose(answer["log_scores"], scores - partitions[:, None], rtol=1e-4, atol=1e-4)
+    embedded = ask(signatures, "embed_user", raw)["embedding"]
+    own = run.model.owner > 0
+    vectors = run.model.embed_users(run.model.towers.user_encoder.encode(raw)).numpy()
+    np.testing.assert_allclose(embedded[:, own], vectors[:, own], rtol=1e-4, atol=1e-5)
+
+
+def test_pads_of_a_history_say_nothing_wherever_they_stand(exported):
+    signatures = exported[2]
+    vectors = [ask(signatures, "embed_user", raw_of(one))["embedding"] for one in (*SAME, UNKNOWN, EMPTY)]
+    for other in vectors[1 : len(SAME)]:
+        np.testing.assert_allclose(other, vectors[0], rtol=1e-4, atol=1e-5)
+    # Order, unknown items and having no history at all do say something.
+    turned = ask(signatures, "embed_user", raw_of((SAME[0][0][::-1], SAME[0][1][::-1])))["embedding"]
+    assert all(np.abs(other - vectors[0]).max() > 1e-3 for other in (turned, *vectors[-2:]))
+
+
+def test_query_by_id_reads_the_history_that_the_export_holds(exported):
+    run, directory, _ = exported
+    split = run.prepared.split
+    known = split.train.append(split.validation)
+    for user in [7]:
+        mine = known.take(known.user == user)
+        order = np.argsort(mine.time, kind="stable")[-LENGTH:]
+        pads = [""] * (LENGTH - len(order))
+        items, done = known.items[mine.item[order]], [known.funnel[b] for b in mine.behavior[order]]
+        scores = truth(run, raw_of((pads + list(items), pads + done)))[0] @ [1, 0.5, 2]
+        found = query(directory, known.users[user], {"view": 1, "cart": 0.5, "buy": 2}, k=5)
+        best = np.argsort(-scores)[:5]
+        np.testing.assert_allclose([score for _, score in found], scores[best], rtol=1e-4, atol=1e-4)
+        assert [item for item, _ in found] == run.model.catalogue_ids[best].tolist()
+    with pytest.warns(UnknownUserWarning):
+        stranger = query(directory, "nobody", k=5)
+    scores = truth(run, raw_of(EMPTY))[0].sum(axis=1)
+    np.testing.assert_allclose([score for _, score in stranger], -np.sort(-scores)[:5], rtol=1e-4, atol=1e-4)
