@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from csmf_tf.cascade import Cascade as Cascade
     from csmf_tf.config import load_config as load_config
     from csmf_tf.data.check import check as check
+    from csmf_tf.data.heterogeneous import simulate_heterogeneous as simulate_heterogeneous
     from csmf_tf.data.log import EventLog as EventLog
     from csmf_tf.data.log import read_log as read_log
     from csmf_tf.data.public import import_set as import_set
@@ -56,6 +57,7 @@ _MODULES = {
     "read_log": "csmf_tf.data.log",
     "refresh": "csmf_tf.serving.refresh",
     "simulate": "csmf_tf.data.simulator",
+    "simulate_heterogeneous": "csmf_tf.data.heterogeneous",
     "split_log": "csmf_tf.data.splits",
 }
 

@@ -11,10 +11,10 @@ import numpy as np
 from csmf_tf._conflicts import is_file
 from csmf_tf._keras import keras
 from csmf_tf.config import Config, to_dict
+from csmf_tf.data.batches import Batching
 from csmf_tf.data.further import add_behavior
 from csmf_tf.data.log import EventLog, read_log
 from csmf_tf.data.splits import Split, split_log
-from csmf_tf.data.stages import Batching
 from csmf_tf.data.store import Prepared
 from csmf_tf.data.tables import align, pad_lists, read_table
 from csmf_tf.data.users import HISTORY, SEQUENCE, SEQUENCE_BEHAVIOR, UserFeatures
@@ -24,7 +24,7 @@ from csmf_tf.towers import Feature
 FULL_SOFTMAX_ITEMS = 50_000
 """Up to so many items `loss: {kind: auto}` is the softmax over the whole catalogue (own choice)."""
 
-FULL_SOFTMAX_ITEMS_OF_SEQUENCES = 15_000
+FULL_SOFTMAX_ITEMS_OF_SEQUENCES = 5_000
 """The same where positions of sequences are the rows (own choice)."""
 
 DENSE_OPTIMIZER_ROWS = 50_000

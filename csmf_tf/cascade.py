@@ -79,7 +79,7 @@ class Cascade:
     >>> import tempfile
     >>> import numpy as np
     >>> from csmf_tf.data.log import EventLog
-    >>> from csmf_tf.data.stages import Batching
+    >>> from csmf_tf.data.batches import Batching
     >>> from csmf_tf.data.users import UserFeatures
     >>> from csmf_tf.towers import Feature
     >>> users, items = np.array(["u1", "u2"], object), np.array(["i1", "i2", "i3"], object)

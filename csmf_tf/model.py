@@ -9,6 +9,7 @@ from csmf_tf import config
 from csmf_tf._keras import keras, tf
 from csmf_tf.losses import StageLoss
 from csmf_tf.negatives.columns import columns
+from csmf_tf.towers.embedder import Embedder
 from csmf_tf.towers.features import CHUNK
 from csmf_tf.towers.pair import TowerPair
 
@@ -22,37 +23,7 @@ class CSMF(tfrs.models.Model):
     `s_k(u, i) = sum over d with owner(d) <= k of u_d v_d`.
 
     The stages are driven by `begin`, `prune` and `freeze` around plain `compile` and `fit`; `Cascade` does
-    all of them in one call. A training batch is a dictionary, as `csmf_tf.data.stages` makes it:
-
-    | key | dtype, shape | what |
-    |---|---|---|
-    | `user` | dict, [R, ...] | encoded user features of each row |
-    | `user_l2` | float32 [R] | weight of the L2 term of each row's user |
-    | `item` | int32 [P] | catalogue index of each positive |
-    | `row` | int32 [P] | the row of each positive, `"full"` only; `"sampled"` has row p = positive p |
-    | `catalogue_l2` | float32 [N] | weight of the L2 term of each item of the catalogue, `"full"` only |
-    | `item_l2` | float32 [P] | weight of the L2 term of each positive's item, `"sampled"` only |
-    | `negatives` | int32 [M] | drawn negatives shared by all rows, `"sampled"` only |
-    | `log_q` | float32 [P + M] | log expected count of each candidate in a row, `"sampled"` only |
-    | `funnel_negatives` | int32 [R, H] | upstream-only items of the row's user, -1 pads, `"sampled"` only |
-    | `cluster_negatives` | int32 [R, E] | easy, then hard negatives by clusters, -1 pads, MSAC only |
-    | `cluster_log_q` | float32 [R, E] | log expected count of each, MSAC only |
-    | `anchors` | int32 [m_c m_o] | what virtual negatives are mixed of, EDIS without MSAC only |
-    | `anchor_log_q` | float32 [m_c m_o] | log expected count of each, EDIS without MSAC only |
-    | `mixing` | float32 [m_c V, m_c m_o] | weights of the simple virtual negatives, EDIS only |
-    | `positive_share` | float32 [R, B] | share of the positive in each hard virtual negative, EDIS only |
-
-    With `heterrec` a row is a window of a user's history, and what follows is by its Q positions that are
-    trained (`user_l2` too), in the sampled softmax by their P next items:
-
-    | key | dtype, shape | what |
-    |---|---|---|
-    | `query` | int32 [Q] | the positions, numbered through all rows |
-    | `dropout_seed` | int32 [2] | what dropout follows from |
-    | `targets` | int32 [Q, H] | catalogue indices of the next items of each, -1 pads, `"full"` only |
-    | `weight` | float32 [Q, H] or [P] | weight of each |
-    | `row` | int32 [P] | the position of each next item, `"sampled"` only |
-    | `future` | int32 [P, H] | all next items of its position, which are no negatives, `"sampled"` only |
+    all of them in one call. Batches are dictionaries, see `csmf_tf.data.batches`.
 
     Args:
         funnel: names of the objectives, upstream first.
@@ -413,14 +384,14 @@ class CSMF(tfrs.models.Model):
 
     def user_embedder(self):
         """A `tf.Module` from a dict of raw user features to vectors [B, D]; it holds the user side only."""
-        return _Embedder(self.towers.user_encoder, self.towers.user, self._embed)
+        return Embedder(self.towers.user_encoder, self.towers.user, self._embed)
 
     def item_embedder(self):
         """A `tf.Module` from a dict of raw item features to vectors [B, D]; it holds the item side only.
 
         An item outside the vocabulary has the vector of its other features and of an unknown id.
         """
-        return _Embedder(self.towers.item_encoder, self.towers.item, self._embed)
+        return Embedder(self.towers.item_encoder, self.towers.item, self._embed)
 
     def _in_chunks(self, embed, encoded, size):
         rows = len(next(iter(encoded.values())))
@@ -531,17 +502,3 @@ class CSMF(tfrs.models.Model):
             "heterrec": self.towers.heterrec and dataclasses.asdict(self.towers.heterrec),
             "one_list": self.one_list,
         }
-
-
-class _Embedder(tf.Module):
-    """Raw features to vectors; tracks the variables of one side and no others."""
-
-    def __init__(self, encoder, tower, embed):
-        super().__init__()
-        self._encoder = encoder
-        self._tower = tower
-        # In a closure the model is not tracked, so the other side's tables stay out of the export.
-        self._call = lambda raw: embed(tower, encoder(raw), None)
-
-    def __call__(self, raw):
-        return self._call(raw)

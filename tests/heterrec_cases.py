@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from csmf_tf._keras import keras
+from csmf_tf.data.batches import Batching
 from csmf_tf.data.simulator import simulate
-from csmf_tf.data.stages import Batching, StageData
+from csmf_tf.data.stages import StageData
 from csmf_tf.data.users import UserFeatures
 from csmf_tf.model import CSMF
 from csmf_tf.towers import Feature

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from csmf_tf.build import user_features
 from csmf_tf.config import Negatives, from_dict
+from csmf_tf.data.batches import Batching
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.splits import split_log
-from csmf_tf.data.stages import Batching, StageData
+from csmf_tf.data.stages import StageData
 from csmf_tf.data.users import HISTORY, UserFeatures
 from csmf_tf.run import Run
 

@@ -41,7 +41,11 @@ def test_import_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "names", ["load_config", "EventLog, read_log, split_log, simulate, check, import_set, evaluate"]
+    "names",
+    [
+        "load_config",
+        "EventLog, read_log, split_log, simulate, simulate_heterogeneous, check, import_set, evaluate",
+    ],
 )
 def test_names_that_need_no_tensorflow_do_not_load_it(names):
     assert "tensorflow" not in loaded(f"from csmf_tf import {names}")

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from csmf_tf._keras import tf
 from csmf_tf.config import Negatives
+from csmf_tf.data.batches import Batching
 from csmf_tf.data.history import History
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.sequences import Targets, Windows, windows
-from csmf_tf.data.stages import Batching, StageData
+from csmf_tf.data.stages import StageData
 from csmf_tf.data.users import UserFeatures
 
 USERS, ITEMS = 6, 8

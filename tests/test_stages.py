@@ -9,8 +9,9 @@ import pytest
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.config import Negatives
+from csmf_tf.data.batches import Batching
 from csmf_tf.data.log import EventLog
-from csmf_tf.data.stages import Batching, StageData
+from csmf_tf.data.stages import StageData
 from csmf_tf.data.users import UserFeatures
 
 FUNNEL = ("view", "cart", "buy")

@@ -168,6 +168,20 @@ def test_attention_pooling_by_numpy():
         )
 
 
+def test_saved_and_loaded_it_gives_the_same(tmp_path):
+    further = {"intermediate_dim": 5, "dropout": 0.3, "granularity": "weight", "layers": [1, 2]}
+    transform = make(heads=4, mask="causal", pooling="attention", **further)
+    inputs = draw(np.random.default_rng(2), 2, 3, 2)
+    symbols = [keras.Input(values.shape[1:], dtype=values.dtype) for values in inputs]
+    model = keras.Model(symbols, transform(*symbols))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded([*inputs]), transform(*inputs))
+    # Two blocks by weight, in training the same draws from the same seed.
+    twice = [transform(*inputs, training=True, seed=tf.constant([1, place])).numpy() for place in (2, 2, 3)]
+    assert twice[0].tobytes() == twice[1].tobytes() != twice[2].tobytes()
+
+
 def test_dropout_is_for_training():
     transform = make(dropout=0.5)
     inputs = draw(np.random.default_rng(0), 2, 4, 2)

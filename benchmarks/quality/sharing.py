@@ -148,7 +148,8 @@ class MultiTask(keras.Model):
         later = np.maximum(np.diff(np.round(np.cumsum(shares) * task.dim)), 1).astype(int)
         sizes = [task.dim - later.sum(), *later]
         self.owner = np.repeat(np.arange(1, len(sizes) + 1, dtype=np.int32), sizes)
-        self.data, self.combine, self.balance, self.loss_config = data, combine, balance, task.run.config.loss
+        self.data, self.combine, self.balance = data, combine, balance
+        self.l2, self.l2_balance = task.run.config.l2, task.run.config.loss.l2_balance
         features = task.run.model.towers
         self.user = Tower(features.user.features, task.dim, settings.hidden, bias=task.dim**-0.5)
         self.item = Tower(features.item.features, task.dim, settings.hidden)
@@ -182,7 +183,7 @@ class MultiTask(keras.Model):
         one, present = self.data.objectives[k], batch["present"][k]
         bias = self._user_top(self.user.output_layer.bias[tf.newaxis], k)[0]
         stage = k + 1 if self.combine == "segments" else 1
-        l2 = {"l2": self.loss_config.l2, "l2_balance": self.loss_config.l2_balance}
+        l2 = {"l2": self.l2, "l2_balance": self.l2_balance}
         loss = StageLoss(self.owner, stage, bias=bias, **l2)
         labels = {
             "row": batch["row"][k],

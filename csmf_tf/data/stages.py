@@ -1,13 +1,12 @@
 """From a log to the training batches of each stage."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
 import numpy as np
 
 from csmf_tf._keras import tf
-from csmf_tf.config import Negatives
+from csmf_tf.data.batches import Batching, item_l2_of, noise_of, shuffled
 from csmf_tf.data.groups import group
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.sequences import Targets, Windows, windows
@@ -15,36 +14,6 @@ from csmf_tf.data.users import SEQUENCE, UserFeatures
 from csmf_tf.negatives.clusters import Clusters
 from csmf_tf.negatives.funnel import upstream_only
 from csmf_tf.negatives.sampler import NegativeSampler
-
-
-@dataclasses.dataclass(frozen=True)
-class Batching:
-    """How positives become batches.
-
-    Attributes:
-        loss: `"full"` or `"sampled"`, as the model's.
-        batch_size: rows a batch.
-        history_drop: in a log without times, the share of a user's items that are an epoch's targets; the
-            rest are its history, so that no target stands in its own history.
-        negatives: the `Negatives` of the configuration, `"sampled"` only.
-        unknown_user_rate: share of rows that train the out-of-vocabulary row of the user table, so that
-            unknown users get what the average user likes (own choice).
-        l2_popularity: power of the number of its positives with which the L2 of an item grows; 0 for the
-            same L2 for all (frequency-scaled regularisation, Rendle et al., 2021).
-        closure: whether events of later objectives count as positives of earlier ones.
-        step_weights: of sequences, the weight of each of the next items that a position predicts.
-        seed: seed of every draw.
-    """
-
-    loss: str = "full"
-    batch_size: int = 256
-    history_drop: float = 0.5
-    negatives: Negatives = dataclasses.field(default_factory=Negatives)
-    unknown_user_rate: float = 0.01
-    l2_popularity: float = 0.0
-    closure: bool = True
-    step_weights: tuple[float, ...] = (1.0,)
-    seed: int = 0
 
 
 class StageData:
@@ -145,7 +114,7 @@ class StageData:
             share: in (0, 1], the share of each epoch to give (accuracy recovery on a subset).
 
         Returns:
-            dataset of the dictionaries that `csmf_tf.CSMF` trains on.
+            dataset of batches, see `csmf_tf.data.batches`.
         """
         epochs = iter(range(first_epoch, 2**31))
         example = next(self.batches(0))
@@ -211,9 +180,9 @@ class StageData:
         everyone = np.unique(self._users)
         length = self._features.length
         item_rows = np.bincount(positives.items, minlength=self._n_items)
-        noise = _noise(positives.counts, item_rows)
-        catalogue_l2 = self._item_l2(item_rows, noise / len(everyone))
-        for users in _shuffled(everyone, self.batching.batch_size, share, rng):
+        noise = noise_of(positives.counts, item_rows)
+        catalogue_l2 = item_l2_of(item_rows, noise / len(everyone), self.batching.l2_popularity)
+        for users in shuffled(everyone, self.batching.batch_size, share, rng):
             counts = positives.counts[users]
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             windows = {name: h.latest(users, length) for name, h in histories.items()}
@@ -229,11 +198,11 @@ class StageData:
         negatives = None
         user_rows = np.bincount(self._users[chosen], minlength=self._n_users)
         item_rows = np.bincount(self._items[chosen], minlength=self._n_items)
-        noise = _noise(user_rows, item_rows)
-        catalogue_l2 = self._item_l2(item_rows, noise / len(chosen))
+        noise = noise_of(user_rows, item_rows)
+        catalogue_l2 = item_l2_of(item_rows, noise / len(chosen), self.batching.l2_popularity)
         if self.batching.loss == "sampled":
             negatives = self.sampler(item_rows)
-        for events in _shuffled(chosen, self.batching.batch_size, share, rng):
+        for events in shuffled(chosen, self.batching.batch_size, share, rng):
             users, items = self._users[events], self._items[events]
             batch = {
                 "user": self._features.rows(users, self._windows(events, histories)),
@@ -262,11 +231,11 @@ class StageData:
         user_rows = np.bincount(positions.user, minlength=self._n_users)
         at = np.nonzero(targets >= 0)
         item_rows = np.bincount(targets[at], steps[at[1]] / steps.sum(), self._n_items)
-        noise = _noise(user_rows, item_rows)
-        catalogue_l2 = self._item_l2(item_rows, noise / len(positions.user))
+        noise = noise_of(user_rows, item_rows)
+        catalogue_l2 = item_l2_of(item_rows, noise / len(positions.user), self.batching.l2_popularity)
         counts = np.bincount(targets[at], minlength=self._n_items)
         negatives = self.sampler(counts) if self.batching.loss == "sampled" else None
-        for rows in _shuffled(np.arange(len(cut.user)), self.batching.batch_size, share, rng):
+        for rows in shuffled(np.arange(len(cut.user)), self.batching.batch_size, share, rng):
             part = Windows(*(values[rows] for values in cut))
             positions = part.positions(length)
             targets = self._next_items(positions.user, positions.event)
@@ -296,11 +265,6 @@ class StageData:
                 **negatives.draw(positions.user[row], items, rng),
             }
 
-    def _item_l2(self, item_rows, mean):
-        """float32 [N]: the weight of each item's L2 term, of a given mean over the items with positives."""
-        weights = np.maximum(item_rows, 1.0) ** self.batching.l2_popularity
-        return (mean / weights[item_rows > 0].mean() * weights).astype(np.float32)
-
     def _windows(self, events, histories):
         users, length = self._users[events], self._features.length
         times = None if self._times is None else self._times[events]
@@ -311,19 +275,3 @@ class StageData:
         # An earlier event with the target itself is left out too.
         target = self._items[events][:, None]
         return {name: np.where(window == target, -1, window) for name, window in windows.items()}
-
-
-def _shuffled(rows: np.ndarray, size: int, share: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yields the shuffled rows, or a share of them, `size` at a time."""
-    rows = rng.permutation(rows)[: max(round(len(rows) * share), 1)]
-    for at in range(0, len(rows), size):
-        yield rows[at : at + size]
-
-
-def _noise(user_rows: np.ndarray, item_rows: np.ndarray) -> float:
-    """Half the largest singular value that random events with these counts would show.
-
-    A matrix of independent counts with row sums r and column sums c has its noise below about
-    sqrt(r) + sqrt(c). In units of it, one L2 strength suits dense and sparse objectives alike (own choice).
-    """
-    return 0.5 * sum(np.sqrt(rows[rows > 0].mean()) for rows in (user_rows, item_rows))

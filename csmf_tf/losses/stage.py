@@ -27,7 +27,7 @@ class StageLoss:
 
     `L = mean_r [nll_r + l2 / balance * user_l2_r * |u_r - b|^2] + l2 * balance * sum_i item_l2_i |v_i|^2`,
     the norms over the coordinates that the stage owns (own choice); batches hold the weights `user_l2`,
-    `item_l2` and `catalogue_l2`, see `csmf_tf.CSMF`.
+    `item_l2` and `catalogue_l2`, see `csmf_tf.data.batches`.
 
     Args:
         owner: int tensor [D], the owner of each coordinate.

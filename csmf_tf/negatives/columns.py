@@ -15,7 +15,7 @@ def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=
     is corrected by what it is mixed of, see `simple_log_q`; a hard one by `(1 - beta) log Q` of its negative.
 
     Args:
-        batch: dict, see `csmf_tf.CSMF`.
+        batch: dict, see `csmf_tf.data.batches`.
         users: float32 [R, D].
         embed: function of int32 [C] item codes that gives float32 [C, D].
         in_batch: whether the other rows' positives are negatives.

@@ -14,7 +14,7 @@ from csmf_tf.negatives.msac import ClusterSampler
 
 
 class NegativeSampler:
-    """Draws what `csmf_tf.CSMF` expects of a batch beside its positives.
+    """Draws what a batch holds beside its positives, see `csmf_tf.data.batches`.
 
     A row has n = in-batch + uniform + popularity + MSAC's negatives. A candidate is corrected by log(n p), p
     the probability with which one draw of its source gives it; in-batch, uniform and popularity negatives are
@@ -63,7 +63,7 @@ class NegativeSampler:
             self._virtual = simple + settings.edis.hard
 
     def draw(self, users: np.ndarray, items: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        """The negatives of rows with these users and positive items, see `csmf_tf.CSMF`."""
+        """The negatives of rows with these users and positive items, see `csmf_tf.data.batches`."""
         settings, rows = self._settings, len(users)
         # A row's own positive is no sample: the others' are.
         in_batch = rows - 1 if self._in_batch else 0

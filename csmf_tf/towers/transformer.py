@@ -66,7 +66,8 @@ def dropped(x, rate, training, seed=None, noise_shape=None):
         return x
     if seed is None:
         return tf.nn.dropout(x, rate, noise_shape)
-    return tf.nn.experimental.stateless_dropout(x, rate, seed, noise_shape=noise_shape)
+    # Of the algorithms Philox is by far the fastest on CPUs.
+    return tf.nn.experimental.stateless_dropout(x, rate, seed, rng_alg="philox", noise_shape=noise_shape)
 
 
 def folded(seed, number):
