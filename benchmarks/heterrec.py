@@ -103,7 +103,7 @@ def make_heterrec(case, codes):
         item_features=features,
         embedding_dim=case.dim,
         granularity="weight",
-        heterrec=settings | {"share_embeddings": False},
+        heterrec=settings,
     )
     order = np.argsort(raw["item_id"])
     model.set_catalogue(ids, {name: values[order] for name, values in raw.items()})

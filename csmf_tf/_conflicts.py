@@ -67,6 +67,11 @@ def _heterrec_conflicts(config: "Config") -> Iterator[str]:
                 "`loss.step_weights` and `loss.one_list` belong to sequences. Received: "
                 f"model.user_tower={model.user_tower!r}; set it to heterrec, or leave them out."
             )
+        if heterrec != type(heterrec)():
+            yield (
+                "`model.heterrec` belongs to another tower. Received: "
+                f"model.user_tower={model.user_tower!r}; set it to heterrec, or leave the section out."
+            )
         return
     if not model.history.length:
         yield (

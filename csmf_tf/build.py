@@ -28,10 +28,11 @@ FULL_SOFTMAX_ITEMS_OF_SEQUENCES = 5_000
 """The same where positions of sequences are the rows (own choice)."""
 
 DENSE_OPTIMIZER_ROWS = 50_000
-"""Up to so many users `optimizer: auto` may be Adam, which updates every row of a table at each step."""
+"""Up to so many rows `optimizer: auto` may be Adam, which updates every row of a table at each step: of
+users and, where they are read in histories too, of items."""
 
 POSITIONS = 1600
-"""So many positions are in a batch of sequences where `batch_size` is not given (own choice)."""
+"""So many positions are in a batch of sequences, on average, where `batch_size` is not given (own choice)."""
 
 VALIDATION_USERS = 1000
 """So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
@@ -219,7 +220,8 @@ def batching(config: Config, prepared: Prepared) -> Batching:
     # Some 60 steps an epoch, so that epochs of small logs learn too.
     rows = int(np.clip(len(train.users) // 60, 32, 256)) if rows_are_users else 1024
     if sequence:
-        rows = max(POSITIONS // length, 1)
+        events = np.bincount(train.user)
+        rows = int(np.clip(POSITIONS * (-(-events // length)).sum() // events.sum(), 1, 1024))
     return Batching(
         loss=kind,
         batch_size=config.training.batch_size or rows,
@@ -237,7 +239,9 @@ def optimizer(config: Config, prepared: Prepared) -> Any:
     training = config.training
     # Adagrad touches only the rows that a batch reads; the full softmax reads all items, but not all users.
     train, sequence = prepared.split.train, config.model.user_tower == "heterrec"
-    few = len(train.items if sequence else train.users) <= DENSE_OPTIMIZER_ROWS
+    rows = [len(train.items)] if sequence else []
+    rows += [len(train.users)] if config.model.reads_user_id else []
+    few = max(rows, default=0) <= DENSE_OPTIMIZER_ROWS
     auto = "adam" if few and (sequence or loss_kind(config, prepared) == "full") else "adagrad"
     name = auto if training.optimizer == "auto" else training.optimizer
     make, defaults = OPTIMIZERS[name]

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import tensorflow_recommenders as tfrs
 
-from csmf_tf import config
 from csmf_tf._keras import keras, tf
 from csmf_tf.losses import StageLoss
 from csmf_tf.negatives.columns import columns
@@ -110,12 +109,15 @@ class CSMF(tfrs.models.Model):
             raise ValueError(
                 f"`l2` should be >= 0 and `l2_balance` > 0. Received: l2={l2}, l2_balance={l2_balance}"
             )
-        if isinstance(heterrec, dict):
-            heterrec = config.HeterRec(**heterrec)
         if heterrec and margin:
             raise ValueError(
                 "`margin` should be 0 with `heterrec`, whose loss has several positives a position. "
                 f"Received: margin={margin}"
+            )
+        if one_list and (loss == "sampled" or not heterrec):
+            raise ValueError(
+                "`one_list` should go with `heterrec` and the full softmax. "
+                f"Received: loss={loss!r}, heterrec={heterrec}; leave it out, or set `loss` to 'full'"
             )
         self.loss_kind = loss
         self.in_batch_negatives = in_batch_negatives
@@ -210,8 +212,8 @@ class CSMF(tfrs.models.Model):
         As trained, the coordinates share the scores evenly, so that to free some costs much. Given `users`,
         they are first turned to the principal axes of these users' scores, see
         `csmf_tf.towers.axes.principal_axes`, and freed by what each axis holds in place of L1 norms (own
-        choice). By itself the turn changes no score, up to rounding. A model with hidden layers above an id
-        table is pruned as it is: they read the coordinates.
+        choice). By itself the turn changes no score, up to rounding. A model in which other layers read
+        the coordinates of an id table (hidden ones, the tokens of `heterrec`) is pruned as it is.
 
         Args:
             tau: in [0, 1), the share of each layer's L1 mass to free (CPP, paper); given `users`, of the
@@ -230,7 +232,9 @@ class CSMF(tfrs.models.Model):
             )
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")
-        vectors = None if users is None else (self.user_vectors(users), self.item_vectors())
+        vectors = None
+        if users is not None and self.towers.may_turn:
+            vectors = self.user_vectors(users), self.item_vectors()
         return self.towers.prune(self.stage, tau, share, len(self.funnel) - self.stage, vectors)
 
     def freeze(self):

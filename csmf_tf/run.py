@@ -352,7 +352,7 @@ class Run:
         everyone = np.arange(len(known.users))
         # The last one is what the pad -1 reads.
         names = {name: np.append(known.items, "") for name in users.histories}
-        if SEQUENCE_BEHAVIOR in names:
+        if users.sequence and SEQUENCE_BEHAVIOR in names:
             names[SEQUENCE_BEHAVIOR] = np.array([*self.config.funnel, ""], object)
         return pad_lists(self.prepared.users) | {
             name: names[name][h.latest(everyone, users.length)] for name, h in users.histories.items()

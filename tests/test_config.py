@@ -36,8 +36,8 @@ model:
   oov_buckets: 4
   normalize: true
   temperature: [0.1, 0.2, 0.3]
-  heterrec: {layers: [1, 2], heads: 4, dim: 32, intermediate_dim: 48, dropout: 0.1, mask: causal,
-             pooling: last, flatten: false, share_embeddings: false, buckets: 5, list_length: 4}
+  heterrec: {layers: 2, heads: 2, dim: 64, intermediate_dim: null, dropout: 0.2, mask: block, pooling: mean,
+             flatten: true, share_embeddings: true, buckets: 0, list_length: 16}
 modalities: {image: /data/image.npy, text: title}
 loss: {kind: sampled, margin: -0.5, l2: 0.0, l2_balance: 4.0, l2_popularity: 0.5, step_weights: [1.0],
        one_list: false}

@@ -97,6 +97,11 @@ def heterrec(history=8, loss=None, training=None, **model):
             "set it to heterrec, or leave them out.",
         ),
         (
+            {"model": {"heterrec": {"layers": 4}}},
+            "`model.heterrec` belongs to another tower. Received: model.user_tower='mlp'; set it to "
+            "heterrec, or leave the section out.",
+        ),
+        (
             heterrec(history=0),
             "`model.user_tower: heterrec` reads histories. Received: model.history.length=0; "
             "write e.g. `model: {history: {length: 50}}`.",

@@ -105,6 +105,35 @@ def latest(run):
     return users.latest(np.arange(len(known.users)))
 
 
+def test_added_objective_learns_from_what_the_first_funnel_did_not_see(folder, tmp_path):
+    capacity = {"capacity": {"shares": [0.5]}, "split": {"kind": "time", "at": 0.8}}
+    run = Run(tmp_path / "run", config_of(folder, **ONE, **capacity))
+    run.fit(verbose=0)
+    first = run.model.owner == 1
+    before = run.model.user_vectors(latest(run)), run.model.item_vectors()
+    run.add_objective("buy", verbose=0)
+    after = run.model.user_vectors(latest(run)), run.model.item_vectors()
+    for one, other in zip(before, after, strict=True):
+        assert one[:, first].tobytes() == other[:, first].tobytes()
+        assert np.any(other[:, run.model.owner == 2])
+
+
+def test_history_of_a_behavior_of_that_name_holds_items(tmp_path):
+    """An MLP tower calls it what a sequence calls the behaviours."""
+    simulate(30, 20, behaviors=["behavior", "buy"]).write(tmp_path)
+    sections = {"funnel": ["behavior", "buy"], "split": {"kind": "leave_last"}}
+    config = config_of(tmp_path, **sections, model={"user_tower": "mlp", "heterrec": {}})
+    run = Run(tmp_path / "run", config)
+    found = {*run.raw_users()["history_behavior"].ravel()}
+    assert found == {*run.prepared.split.train.items, ""}
+
+
+def test_one_list_needs_the_full_softmax_however_it_was_chosen(folder, tmp_path):
+    sections = {"loss": {"one_list": True}, "negatives": {"kind": ["uniform", "edis"]}}
+    with pytest.raises(ValueError, match=r"`one_list` should go with .* Received: loss='sampled'"):
+        Run(tmp_path / "run", config_of(folder, split={"kind": "leave_last"}, **sections))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_run_evaluates_every_objective_and_none_moves(fitted, case):
     run = fitted(case)

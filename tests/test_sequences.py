@@ -125,7 +125,8 @@ def small_logs(draw):
 def test_targets_are_the_next_positives_that_the_user_had_not_met(log, stage, closure, horizon):
     stage = min(stage, len(log.funnel))
     mask = log.behavior >= stage - 1 if closure else log.behavior == stage - 1
-    targets = Targets.of(History.of(log), np.unique(log.pairs[mask]), ITEMS)
+    everything = np.ones(len(log), bool)
+    targets = Targets.of(History.of(log), everything, np.unique(log.pairs[mask]), ITEMS)
     for user, events in sequences(log).items():
         for at in range(-1, len(events)):
             new = following(events, at, stage, closure)[:horizon]
@@ -133,6 +134,21 @@ def test_targets_are_the_next_positives_that_the_user_had_not_met(log, stage, cl
             assert found.tolist() == new + [-1] * (horizon - len(new))
         followed = [at for at in range(len(events)) if following(events, at, stage, closure)]
         assert followed == list(range(targets.last[user]))
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 40), st.integers(0, 10**6))
+def test_items_met_in_what_towers_do_not_read_are_targets_too(events, seed):
+    """As of an objective that was added later: carts are positives, views alone are read."""
+    log = make_log("three behaviours", events, seed)
+    behavior = History.of(dataclasses.replace(log, item=log.behavior)).items
+    targets = Targets.of(History.of(log), behavior < 1, np.unique(log.pairs[log.behavior == 1]), ITEMS)
+    for user, done in sequences(log).items():
+        read = [at for at, (_, b) in enumerate(done) if b == 0]
+        for number, at in enumerate(read):
+            new = following(done, at, 2, closure=False)
+            found = targets.after(np.array([user]), np.array([number]), ITEMS)[0]
+            assert [item for item in found if item >= 0] == new
 
 
 @settings(max_examples=60)

@@ -1,11 +1,13 @@
 """Items as tokens: what each kind of feature becomes, positions, pads, ragged histories, shared tables."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import MaskedEmbedding
-from csmf_tf.towers import Feature
+from csmf_tf.towers import Feature, FeatureEncoder, HistoryTransformer
 from csmf_tf.towers.tokens import HeterogeneousTokenFlattening
 
 DIM, LENGTH = 4, 3
@@ -147,9 +149,31 @@ def test_errors(change, present, message):
 def test_too_long_a_history_is_an_error():
     wide = {name: np.concatenate([values, values], axis=1) for name, values in ENCODED.items()}
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="A history should hold at most `length=3` items"
+        tf.errors.InvalidArgumentError,
+        match=r"A history should hold at most `length=3` items\. Received more columns",
     ):
         make()(wide, np.ones((2, 6), bool))
+
+
+@pytest.mark.parametrize(
+    "behaviors", [None, Feature("history_behavior", "history", ("view", "buy"), length=3)]
+)
+def test_a_history_transformer_comes_back_from_its_config(behaviors):
+    keras.utils.set_random_seed(0)
+    history = Feature("history", "history", ("a", "b"), length=LENGTH)
+    settings = {"layers": [1, 0], "dim": DIM, "pooling": "last", "flatten": False, "list_length": 2}
+    one = HistoryTransformer(history, behaviors, FEATURES, settings)
+    encoded = {
+        "history": np.array([[0, 2, 3]], np.int32),
+        "history_behavior": np.array([[0, 2, 3]], np.int32),
+    }
+    one(encoded)
+    one.set_items({name: values[0, :2] for name, values in ENCODED.items()})
+    other = HistoryTransformer.from_config(one.get_config())
+    other(encoded)
+    other.set_weights(one.get_weights())
+    np.testing.assert_array_equal(other(encoded), one(encoded))
+    assert np.any(one(encoded))
 
 
 @pytest.mark.parametrize("features", [[], [FEATURES[0], FEATURES[0]]])
@@ -164,6 +188,21 @@ def test_buckets_of_equal_counts():
     known = values[np.isfinite(values)]
     counts = np.bincount(np.searchsorted(feature.boundaries, known, side="right"))
     assert counts.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.2, 0.3, 0.7, 0.9], [1990, 1994, 1995, 2003], [3.3, 3.3]])
+def test_values_that_repeat_have_buckets_of_their_own_whatever_is_rounded(values):
+    """As many buckets as values: each value has one, with all of its repeats."""
+    price = np.repeat(np.array(values, np.float64), 7)
+    feature = Feature.numeric("price", price, buckets=50)
+    layer = HeterogeneousTokenFlattening([feature], DIM, length=len(price))
+    encoded = FeatureEncoder([feature])({"price": tf.constant(price, tf.float32)})["price"]
+    tokens, _ = layer({"price": encoded[tf.newaxis]}, np.ones((1, len(price)), bool))
+    layer.positions.embeddings.assign(tf.zeros_like(layer.positions.embeddings))
+    tokens, _ = layer({"price": encoded[tf.newaxis]}, np.ones((1, len(price)), bool))
+    for one, other in itertools.product(range(len(price)), repeat=2):
+        same = np.array_equal(tokens[0, one], tokens[0, other])
+        assert same == (price[one] == price[other])
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_attention_pooling_by_numpy():
 
 
 def test_saved_and_loaded_it_gives_the_same(tmp_path):
-    further = {"intermediate_dim": 5, "dropout": 0.3, "granularity": "weight", "layers": [1, 2]}
+    further = {"intermediate_dim": 5, "dropout": 0.3, "layers": [1, 2]}
     transform = make(heads=4, mask="causal", pooling="attention", **further)
     inputs = draw(np.random.default_rng(2), 2, 3, 2)
     symbols = [keras.Input(values.shape[1:], dtype=values.dtype) for values in inputs]
@@ -195,6 +195,7 @@ def test_dropout_is_for_training():
     [
         ({"heads": 3}, r"`dim` should be a multiple of `heads`. Received: dim=8, heads=3"),
         ({"pooling": "max"}, r"`pooling` should be one of .* Received: pooling='max'"),
+        ({"layers": [1, 1, 1]}, r"`layers` should be one number, or two.* Received: \(1, 1, 1\)"),
         ({"mask": "none"}, r"`kind` should be one of .* Received: kind='none'"),
     ],
 )

@@ -16,10 +16,16 @@ def overrides(joined: bool = False, **heterrec: Any) -> dict[str, Any]:
     return {"model": {"user_tower": "heterrec", "history": {"length": LENGTH}, "heterrec": heterrec}}
 
 
+def of_size(joined: bool, depth: int, dim: int) -> dict[str, Any]:
+    """The same with `depth` blocks of each level, all of it `dim` wide, the embedding too."""
+    model = overrides(joined, layers=depth, dim=dim)["model"]
+    return {"model": model | {"embedding_dim": dim, "feature_dim": dim}}
+
+
 DEPTHS, DIMS = (1, 2, 4), (32, 64, 128)
 
 SCALING: dict[str, Callable[[Task], Ranked]] = {
-    f"{name}_{depth}x{dim}": partial(cascade, overrides(joined, layers=depth, dim=dim))
+    f"{name}_{depth}x{dim}": partial(cascade, of_size(joined, depth, dim))
     for name, joined in (("heterrec", False), ("joined", True))
     for depth in DEPTHS
     for dim in DIMS

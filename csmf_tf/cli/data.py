@@ -39,7 +39,8 @@ def _simulate(args):
     if args.heterogeneous:
         from csmf_tf.data.heterogeneous import simulate_heterogeneous
 
-        made = simulate_heterogeneous(args.users, args.items, seed=args.seed)
+        # No user takes more than half of the items.
+        made = simulate_heterogeneous(args.users, args.items, args.seed, min(40, max(args.items // 2, 1)))
         made.write(args.out)
         print(f"wrote events.csv.gz ({len(made.log):,} events) and items.csv.gz to {args.out}")
         return

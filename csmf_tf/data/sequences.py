@@ -56,7 +56,7 @@ class Targets:
     Attributes:
         offsets: int64 [U + 1]; user `u` owns the entries `offsets[u]:offsets[u + 1]`.
         items: int32 [n] item codes, by user in the order in which they were met.
-        met: int64 [n], which of the user's events (from 0) each was met in.
+        met: int64 [n], after how many of the user's events each was met: its number (from 0), if it is one.
 
     Example:
 
@@ -65,7 +65,7 @@ class Targets:
     >>> user, item, behavior = np.array([0, 0, 0, 0]), np.array([2, 1, 0, 2]), np.array([0, 1, 0, 1])
     >>> log = EventLog(user, item, behavior, None, ids[:1], ids, ("view", "buy"))
     >>> positive = np.array([1, 2])  # pairs of the one user: b and c were bought
-    >>> targets = Targets.of(History.of(log), positive, len(ids))
+    >>> targets = Targets.of(History.of(log), np.ones(4, bool), positive, len(ids))
     >>> targets.items.tolist(), targets.met.tolist()
     ([2, 1], [0, 1])
     >>> targets.after(np.array([0, 0]), np.array([-1, 0]), horizon=2).tolist()
@@ -77,11 +77,13 @@ class Targets:
     met: np.ndarray
 
     @classmethod
-    def of(cls, history: History, positive: np.ndarray, n_items: int) -> "Targets":
+    def of(cls, history: History, read: np.ndarray, positive: np.ndarray, n_items: int) -> "Targets":
         """The targets in a history of all behaviours.
 
         Args:
             history: the events.
+            read: bool [n], which of them the towers read. Only these count as the user's events; an item may
+                have been met in another one, of an objective that was added later.
             positive: int64 [P], ascending keys `user * n_items + item` of the positives of the objective.
             n_items: number of items.
         """
@@ -90,7 +92,8 @@ class Targets:
         first = np.sort(first[np.isin(pairs, positive, assume_unique=True)])
         users = users[first]
         offsets = np.searchsorted(users, np.arange(len(history.offsets)))
-        return cls(offsets, history.items[first], first - history.offsets[users])
+        before = np.concatenate([[0], np.cumsum(read)])
+        return cls(offsets, history.items[first], before[first] - before[history.offsets[users]])
 
     @functools.cached_property
     def last(self) -> np.ndarray:

@@ -1,16 +1,17 @@
 """From a log to the training batches of each stage."""
 
-import functools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from csmf_tf._keras import tf
 from csmf_tf.data.batches import Batching, item_l2_of, noise_of, shuffled
 from csmf_tf.data.groups import group
+from csmf_tf.data.history import History
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.sequences import Targets, Windows, windows
-from csmf_tf.data.users import SEQUENCE, UserFeatures
+from csmf_tf.data.users import UserFeatures
 from csmf_tf.negatives.clusters import Clusters
 from csmf_tf.negatives.funnel import upstream_only
 from csmf_tf.negatives.sampler import NegativeSampler
@@ -84,11 +85,11 @@ class StageData:
             self._n_items,
         )
         self._met_keys = np.unique(keys)
-        if users.sequence and not self._next.last.any():
-            raise ValueError(
-                f"Objective '{self.objective}' should have at least one training event with an item that a "
-                "user met after another one. Received: none; check the log and the split"
-            )
+        if users.sequence:
+            done = History.of(replace(log, item=log.behavior)).items
+            read = done < users.behaviors
+            self._next = Targets.of(History.of(log), read, self._keys, self._n_items)
+            self._check_followed()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -216,9 +217,12 @@ class StageData:
                 item_l2 = catalogue_l2[items] * (len(chosen) / item_rows[items]).astype(np.float32)
                 yield batch | {"item_l2": item_l2, **negatives.draw(users, items, rng)}
 
-    @functools.cached_property
-    def _next(self) -> Targets:
-        return Targets.of(self._features.histories[SEQUENCE], self._keys, self._n_items)
+    def _check_followed(self):
+        if not self._next.last.any():
+            raise ValueError(
+                f"Objective '{self.objective}' should have at least one training event with an item that a "
+                "user met after another one. Received: none; check the log and the split"
+            )
 
     def _next_items(self, users, events):
         return self._next.after(users, events, len(self.batching.step_weights))

@@ -58,6 +58,7 @@ class UserFeatures:
         self.id_feature = id_feature
         self.id_buckets = id_buckets
         self.sequence = sequence
+        self.behaviors = len(log.funnel)
         self.histories: dict[str, History] = {}
         codes = {}
         assert not length or item_codes is not None

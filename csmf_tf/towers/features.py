@@ -30,7 +30,7 @@ class Feature:
 
     Attributes:
         name: the feature's key in the dictionary of raw features.
-        kind: one of `id`, `categorical`, `multi`, `history`, `numeric`.
+        kind: one of `id`, `categorical`, `multi`, `history`, `numeric`, `vector`.
         vocabulary: the known strings, in the order of their codes; empty for `numeric` and `vector`.
         dim: width of the feature's embedding; `id` features take the tower's embedding dimension.
         oov_buckets: strings outside the vocabulary are hashed into so many buckets of their own.
@@ -143,9 +143,12 @@ class Feature:
         known = known[np.isfinite(known)]
         if not len(known):
             return cls(name, "numeric")
-        # Quantiles that fall together leave fewer buckets.
-        quantiles = np.unique(np.quantile(known, np.arange(1, max(buckets, 1)) / max(buckets, 1)))
-        edges = tuple(float(edge) for edge in quantiles)
+        quantiles = np.quantile(known, np.arange(1, max(buckets, 1)) / max(buckets, 1))
+        distinct = np.unique(known)
+        # Halfway between two values, so that rounding puts none on the other side.
+        halves = (distinct[:-1] + distinct[1:]) / 2
+        places = np.unique(np.clip(np.searchsorted(distinct, quantiles) - 1, 0, None))
+        edges = tuple(float(edge) for edge in halves[places[places < len(halves)]])
         return cls(name, "numeric", mean=float(known.mean()), std=float(known.std()) or 1.0, boundaries=edges)
 
 

@@ -1,15 +1,19 @@
 """HeterRec: the history of a user as a transformer over the tokens of its items' features."""
 
+import dataclasses
+
 import numpy as np
 
+from csmf_tf import config
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import MaskedEmbedding
-from csmf_tf.towers.features import FLOATS
+from csmf_tf.towers.features import FLOATS, Feature
 from csmf_tf.towers.lookup import KnownRows
 from csmf_tf.towers.tokens import HeterogeneousTokenFlattening
 from csmf_tf.towers.transformer import HierarchicalCausalTransformer
 
 
+@keras.saving.register_keras_serializable(package="csmf_tf")
 class HistoryTransformer(keras.layers.Layer):
     """Vectors of the positions of a history, from the tokens of its items.
 
@@ -19,8 +23,7 @@ class HistoryTransformer(keras.layers.Layer):
     Args:
         history: the `Feature` of the user's items; `behaviors` that of what was done with them, or None.
         items: the `Feature` list of an item.
-        settings: a `csmf_tf.config.HeterRec`.
-        granularity: that of the projections, see `MaskedDense`.
+        settings: a `csmf_tf.config.HeterRec`. Each of the four may be given as a dict of its fields.
 
     Call arguments:
         encoded: dict with the codes of the history, int32 [B, L], 0 where there is no item, and of the
@@ -33,14 +36,15 @@ class HistoryTransformer(keras.layers.Layer):
         float [B, L, d], exactly 0 where there is no item.
     """
 
-    def __init__(self, history, behaviors, items, settings, granularity="weight", **kwargs):
+    def __init__(self, history, behaviors, items, settings, **kwargs):
         super().__init__(**kwargs)
-        self.settings = settings
+        settings = self.settings = config.HeterRec(**settings) if isinstance(settings, dict) else settings
+        history, behaviors = (Feature(**f) if isinstance(f, dict) else f for f in (history, behaviors))
+        items = [Feature(**f) if isinstance(f, dict) else f for f in items]
         self.history = history
         self.behaviors = behaviors
-        shared = {"granularity": granularity, "dtype": self.dtype_policy}
         self.flatten = HeterogeneousTokenFlattening(
-            items, settings.dim, history.length, settings.flatten, name="tokens", **shared
+            items, settings.dim, history.length, settings.flatten, name="tokens", dtype=self.dtype_policy
         )
         self.transform = HierarchicalCausalTransformer(
             settings.dim,
@@ -51,7 +55,7 @@ class HistoryTransformer(keras.layers.Layer):
             settings.mask,
             settings.pooling,
             name="transformer",
-            **shared,
+            dtype=self.dtype_policy,
         )
         self.behavior_table = behaviors and MaskedEmbedding(
             behaviors.rows,
@@ -103,6 +107,15 @@ class HistoryTransformer(keras.layers.Layer):
             done = self.behavior_table(encoded[self.behaviors.name], stage=stage)
             tokens += done[:, :, tf.newaxis] * tf.cast(np.sqrt(self.settings.dim), tokens.dtype)
         return self.transform(tokens, said, present, stage=stage, training=training, seed=seed)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "history": dataclasses.asdict(self.history),
+            "behaviors": self.behaviors and dataclasses.asdict(self.behaviors),
+            "items": [dataclasses.asdict(f) for f in self.flatten.features],
+            "settings": dataclasses.asdict(self.settings),
+        }
 
 
 def latest(vectors, present):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from csmf_tf import config
 from csmf_tf._keras import keras, tf
 from csmf_tf.data.users import SEQUENCE, SEQUENCE_BEHAVIOR
 from csmf_tf.masking.pruning import cumulative_percentile_prune, prune_to_count
@@ -72,7 +73,7 @@ class TowerPair(keras.layers.Layer):
         self.hidden = tuple(hidden)
         self.granularity = granularity
         self.normalize = normalize
-        self.heterrec = heterrec
+        self.heterrec = config.HeterRec(**heterrec) if isinstance(heterrec, dict) else heterrec
         self.user_encoder = FeatureEncoder(user_features, name="user_encoder")
         self.item_encoder = FeatureEncoder(item_features, name="item_encoder")
         shared = {
@@ -82,10 +83,10 @@ class TowerPair(keras.layers.Layer):
             "dtype": self.dtype_policy,
         }
         # A user bias from the start gives the items' popularity a direction to grow in (own choice).
-        bias, sequence = embedding_dim**-0.5, self._sequence() if heterrec else None
+        bias, sequence = embedding_dim**-0.5, self._sequence() if self.heterrec else None
         self.user = Tower(user_features, bias=bias, sequence=sequence, name="user_tower", **shared)
         self.item = Tower(item_features, name="item_tower", **shared)
-        if sequence and heterrec.share_embeddings:
+        if sequence and self.heterrec.share_embeddings:
             sequence.flatten.share(self.item.tables)
         for encoder, tower in ((self.user_encoder, self.user), (self.item_encoder, self.item)):
             tower(encoder(encoder.blank()))
@@ -168,7 +169,7 @@ class TowerPair(keras.layers.Layer):
         importance["embedding"] = np.sqrt(
             self.user.coordinate_importance() * self.item.coordinate_importance()
         )
-        axes = None if vectors is None or not self._may_turn else self._axes(stage, *vectors)
+        axes = None if vectors is None or not self.may_turn else self._axes(stage, *vectors)
         if axes:
             importance["embedding"][self.owner == stage] = axes.held
         # All is chosen before the first is freed, so that an error leaves everything as it was.
@@ -186,7 +187,8 @@ class TowerPair(keras.layers.Layer):
         return {name: pruned for name, (_, pruned) in chosen.items()}
 
     @property
-    def _may_turn(self):
+    def may_turn(self):
+        """Whether the coordinates may be turned to principal axes."""
         # Whatever else reads the coordinates of an id would see others.
         read = self.hidden or (self.heterrec and self.heterrec.share_embeddings)
         return not read or not any(tower.id_name for tower in (self.user, self.item))

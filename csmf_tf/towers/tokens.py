@@ -21,7 +21,7 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
     with `E_f` the embedding (lists are mean-pooled) or projection of feature f, `P` that of the item's
     position and `T` that of the feature's type. Positions count the items that are there, from 0, so that
     pads change nothing. The idea is the HeterRec paper's, the formula the project's own choice. Whatever has
-    weights is masked by owners, tables by column.
+    weights is masked by owners, tables by column, projections by weight.
 
     Args:
         features: the `Feature` list of an item. A numeric one with `boundaries` is bucketised, others are
@@ -30,7 +30,6 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
         length: L, most items of a history.
         flatten: whether each feature is a token; else an item is one token, the projection of its
             concatenated features, as is usual in sequential recommenders.
-        granularity: that of the projections, see `MaskedDense`.
 
     Call arguments:
         encoded: dict of what `FeatureEncoder` gives for each feature, with the axis of the history second:
@@ -57,7 +56,7 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
     (TensorShape([1, 2, 2, 4]), [[[True, True], [False, True]]])
     """
 
-    def __init__(self, features, dim, length, flatten=True, granularity="weight", **kwargs):
+    def __init__(self, features, dim, length, flatten=True, **kwargs):
         # Mixed precision must not round numbers before they are put into buckets.
         super().__init__(autocast=False, **kwargs)
         self.features = tuple(f if isinstance(f, Feature) else Feature(**f) for f in features)
@@ -69,7 +68,6 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
         self.dim = dim
         self.length = length
         self.flatten = flatten
-        self.granularity = granularity
         self._plain = identifiers(names)
         self.tables = {
             f.name: self._embedding(
@@ -78,11 +76,12 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
             for f in self.features
             if f.table_rows
         }
-        self.projections = {f.name: self._projection(f.name) for f in self.features if not f.table_rows}
         self.positions = self._embedding(length, "positions", KnownRows(0))
-        self.types = self._embedding(len(names), "types", KnownRows(0))
-        # Without tokens of their own the features are joined, then projected.
-        self.joined = MaskedDense(dim, granularity=granularity, name="joined", dtype=self.dtype_policy)
+        if flatten:
+            self.projections = {f.name: self._projection(f.name) for f in self.features if not f.table_rows}
+            self.types = self._embedding(len(names), "types", KnownRows(0))
+        else:
+            self.joined = MaskedDense(dim, granularity="weight", name="joined", dtype=self.dtype_policy)
         self._shared = {}
 
     def _embedding(self, rows, name, initializer):
@@ -92,7 +91,7 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
 
     def _projection(self, name):
         plain = f"project_{self._plain[name]}"
-        return MaskedDense(self.dim, granularity=self.granularity, name=plain, dtype=self.dtype_policy)
+        return MaskedDense(self.dim, granularity="weight", name=plain, dtype=self.dtype_policy)
 
     def share(self, tables):
         """Reads tables of another tower, projected, in place of own ones; to be called before the layer is.
@@ -103,18 +102,18 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
         if self.built:
             raise ValueError("`share` should come before the first call. Received: a layer with weights")
         for feature in self.features:
-            if feature.name in tables and not feature.boundaries:
+            if feature.name in tables:
                 del self.tables[feature.name]
                 self._shared[feature.name] = tables[feature.name]
-                self.projections[feature.name] = self._projection(feature.name)
+                if self.flatten:
+                    self.projections[feature.name] = self._projection(feature.name)
 
     @property
     def masked_layers(self):
         """The masked layers of its own."""
-        # Joined features are projected together, not one by one.
-        joint = [self.positions, self.joined]
-        apart = [*self.projections.values(), self.positions, self.types]
-        return [*self.tables.values(), *(apart if self.flatten else joint)]
+        if self.flatten:
+            return [*self.tables.values(), *self.projections.values(), self.positions, self.types]
+        return [*self.tables.values(), self.positions, self.joined]
 
     def call(self, encoded, present=None, stage=None):
         if missing := [f.name for f in self.features if f.name not in encoded]:
@@ -146,13 +145,14 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
         return tf.debugging.assert_less_equal(
             tf.shape(present)[1],
             self.length,
-            f"A history should hold at most `length={self.length}` items. Received: more",
+            f"A history should hold at most `length={self.length}` items. Received more columns:",
         )
 
     def _vector(self, feature, value, stage):
         if feature.boundaries:
-            edges = (np.array(feature.boundaries) - feature.mean) / feature.std
-            flat = tf.searchsorted(tf.constant(edges, tf.float32), tf.reshape(value, [-1]), side="right")
+            # As the encoder does it, so that what is equal stays equal.
+            edges = (tf.constant(feature.boundaries, tf.float32) - feature.mean) / feature.std
+            flat = tf.searchsorted(edges, tf.reshape(value, [-1]), side="right")
             value = tf.reshape(flat, tf.shape(value)[:2])
         table = self._shared.get(feature.name, self.tables.get(feature.name))
         vectors = tf.cast(value, self.compute_dtype) if table is None else table(value, stage=stage)
@@ -168,7 +168,6 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
             "dim": self.dim,
             "length": self.length,
             "flatten": self.flatten,
-            "granularity": self.granularity,
         }
 
 

@@ -184,6 +184,8 @@ class Tower(keras.layers.Layer):
         return owner
 
     def get_config(self):
+        if self.sequence:
+            raise NotImplementedError("A tower with a `sequence` comes back through its `TowerPair` only")
         return {
             **super().get_config(),
             "features": [dataclasses.asdict(f) for f in self.features],

@@ -87,7 +87,6 @@ class CausalBlock(keras.layers.Layer):
         intermediate_dim: units of the feed-forward layer, with ReLU.
         dropout: share of attention weights, the same in all rows of a batch, and of outputs dropped in
             training.
-        granularity: that of the projections, see `MaskedDense`.
 
     Call arguments:
         x: float [B, T, dim].
@@ -100,7 +99,7 @@ class CausalBlock(keras.layers.Layer):
         float [B, T, dim].
     """
 
-    def __init__(self, dim, heads, intermediate_dim, dropout=0.0, granularity="weight", **kwargs):
+    def __init__(self, dim, heads, intermediate_dim, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         if dim % heads:
             raise ValueError(f"`dim` should be a multiple of `heads`. Received: dim={dim}, heads={heads}")
@@ -108,7 +107,7 @@ class CausalBlock(keras.layers.Layer):
         self.dim = dim
 
         def dense(part, units, **further):
-            own = {"name": f"{self.name}_{part}", "granularity": granularity, "dtype": self.dtype_policy}
+            own = {"name": f"{self.name}_{part}", "granularity": "weight", "dtype": self.dtype_policy}
             return MaskedDense(units, **own, **further)
 
         self.projections = [dense(part, dim) for part in ("query", "key", "value")]
@@ -166,6 +165,7 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
 
     Token-level blocks over all L F tokens, the pooling of each item's F tokens, item-level blocks over the L
     items and a last norm. The vector of a position depends on its own item and on earlier ones only, exactly.
+    Stages own single weights of it: norms and attention heads mix units.
 
     Args:
         dim: width d of the tokens.
@@ -176,7 +176,6 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
         mask: `"block"` or `"causal"`, see `token_mask`.
         pooling: of the tokens that say something: their `"mean"`, the `"last"`, or a sum weighed by learned
             `"attention"`.
-        granularity: that of the projections, see `MaskedDense`.
 
     Call arguments:
         tokens: float [B, L, F, d].
@@ -206,7 +205,6 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
         dropout=0.0,
         mask="block",
         pooling="mean",
-        granularity="weight",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -215,12 +213,15 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
         token_mask(1, 1, mask)
         self.dim = dim
         self.layers = (*layers,) if np.ndim(layers) else (layers, layers)
+        if len(self.layers) != 2:
+            raise ValueError(
+                f"`layers` should be one number, or two: token-level and item-level. Received: {self.layers}"
+            )
         self.heads = heads
         self.intermediate_dim = intermediate_dim or 2 * dim
         self.dropout = dropout
         self.mask = mask
         self.pooling = pooling
-        self.granularity = granularity
         self._levels = [
             [
                 CausalBlock(
@@ -228,7 +229,6 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
                     heads,
                     self.intermediate_dim,
                     dropout,
-                    granularity,
                     name=f"{level}_{n}",
                     dtype=self.dtype_policy,
                 )
@@ -237,7 +237,7 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
             for level, count in zip(("token", "item"), self.layers, strict=True)
         ]
         self._attention = (
-            [MaskedDense(1, granularity=granularity, name="pooling", dtype=self.dtype_policy)]
+            [MaskedDense(1, granularity="weight", name="pooling", dtype=self.dtype_policy)]
             if pooling == "attention"
             else []
         )
@@ -288,5 +288,4 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
             "dropout": self.dropout,
             "mask": self.mask,
             "pooling": self.pooling,
-            "granularity": self.granularity,
         }
