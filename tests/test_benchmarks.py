@@ -45,6 +45,13 @@ def test_negatives_prints_a_table_and_its_ratios():
     assert report["setting"]["seed"] == 3
 
 
+def test_heterrec_prints_a_table_and_its_ratios():
+    table, report = run("heterrec", "--quick", "--seed", "3")
+    assert len(table) == 2
+    assert all(report["ratio_to_sasrec"][name] > 0 for name in ("sasrec", "sasrec_all_blocks"))
+    assert report["setting"]["seed"] == 3
+
+
 def test_evaluate_measures_the_same_as_its_peer_and_says_how_fast():
     table, report = run("evaluate", "--quick", "--seed", "3")
     assert any(line.startswith("FactorizedTopK, catalogue by 128") for line in table)
