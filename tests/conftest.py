@@ -9,6 +9,9 @@ from hypothesis import settings
 
 import csmf_tf  # noqa: F401  (before any test module imports TensorFlow)
 
+# To compile ranx takes longer than all that it is asked.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

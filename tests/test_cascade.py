@@ -354,7 +354,7 @@ def test_killed_run_ends_with_the_weights_of_an_unbroken_one(settings, tmp_path)
     }
     config.write_text(yaml.safe_dump({**settings, **changed}))
     rng = np.random.default_rng()
-    random = [f"after:{seconds:.2f}" for seconds in rng.uniform(1, 5, 2)]
+    random = [f"after:{seconds:.2f}" for seconds in rng.uniform(1, 5, 1)]
     # A machine may be fast enough to end within the random ones, so they come last.
     places = ["data:1", "temp:3", "state:4", "removal:2", "data:3"]
     moments = [*places, *random, "temp:1"]

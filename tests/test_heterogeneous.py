@@ -253,10 +253,12 @@ def test_command_writes_the_same(tmp_path, capsys):
 
 
 def test_command_tells_what_was_wrong(tmp_path, capsys):
-    arguments = ["--users", "3", "--items", "39", "--out", str(tmp_path / "new")]
-    assert main(["simulate", "--heterogeneous", *arguments]) == 2
-    assert "`length` should be in 1..39. Received: length=40." in capsys.readouterr().err
+    arguments = ["simulate", "--heterogeneous", "--users", "3", "--out", str(tmp_path / "new"), "--items"]
+    assert main([*arguments, "0"]) == 2
+    assert "`items` should be an integer >= 1. Received: items=0." in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+    assert main([*arguments, "9"]) == 0
+    assert "(27 events)" in capsys.readouterr().out
 
 
 def test_command_needs_no_tensorflow(tmp_path):

@@ -39,8 +39,8 @@ def _simulate(args):
     if args.heterogeneous:
         from csmf_tf.data.heterogeneous import simulate_heterogeneous
 
-        # No user takes more than half of the items.
-        made = simulate_heterogeneous(args.users, args.items, args.seed, min(40, max(args.items // 2, 1)))
+        # No user takes an item twice.
+        made = simulate_heterogeneous(args.users, args.items, args.seed, length=min(40, args.items))
         made.write(args.out)
         print(f"wrote events.csv.gz ({len(made.log):,} events) and items.csv.gz to {args.out}")
         return
