@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import csmf_tf
+from benchmarks.train_step import interleaved, make_step
 from csmf_tf._keras import keras, tf
 from csmf_tf.towers import Feature
 
@@ -130,20 +130,6 @@ def draw_batches(case, codes, rng):
         yield ours, (codes[items[:, :-1]], items[:, 1:])
 
 
-def make_step(model, batches):
-    """A function that runs one step as `fit` would and waits for its loss."""
-    signature = tf.nest.map_structure(
-        lambda x: tf.TensorSpec([None, *x.shape[1:]][: x.ndim], x.dtype), batches[0]
-    )
-    dataset = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
-    iterator = iter(dataset.cache().repeat().prefetch(2))
-    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    own = {} if isinstance(model, csmf_tf.CSMF) else {"loss": crossentropy}
-    model.compile(keras.optimizers.Adam(0.001), **own)
-    function = model.make_train_function()
-    return lambda: float(function(iterator)["loss"])
-
-
 def measure(case, repeats, steps, seed):
     """Milliseconds a step, float64 [repeats, 3]: ours, the peer with item-level blocks, and with all."""
     keras.utils.set_random_seed(seed)
@@ -152,19 +138,15 @@ def measure(case, repeats, steps, seed):
     codes[:, 0] = np.arange(case.items)
     ours, theirs = zip(*draw_batches(case, codes, rng), strict=True)
     peers = [SASRec(case, case.layers[1]), SASRec(case, sum(case.layers))]
-    contestants = [make_step(make_heterrec(case, codes), ours), *(make_step(peer, theirs) for peer in peers)]
-    # The first steps trace and fill the cache of batches.
-    for _ in range(BATCHES + 1):
-        for step in contestants:
-            step()
-    seconds = np.zeros((repeats, steps, len(contestants)))
-    for repeat in range(repeats):
-        for n in range(steps):
-            for k, step in enumerate(contestants):
-                started = time.perf_counter()
-                step()
-                seconds[repeat, n, k] = time.perf_counter() - started
-    return 1e3 * np.median(seconds, axis=1)
+    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    contestants = [make_step(make_heterrec(case, codes), ours, adam())]
+    contestants += [make_step(peer, theirs, adam(), loss=crossentropy) for peer in peers]
+    return interleaved(contestants, BATCHES + 1, repeats, steps)
+
+
+def adam():
+    """The optimizer of all."""
+    return keras.optimizers.Adam(0.001)
 
 
 def main():

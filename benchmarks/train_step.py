@@ -139,16 +139,32 @@ def draw_batches(case, seed):
         yield ours, {"user": users, "item": items}
 
 
-def make_step(model, batches, optimizer):
+def make_step(model, batches, optimizer, **compiling):
     """A function that runs one step as `fit` would and waits for its loss."""
     signature = tf.nest.map_structure(
         lambda x: tf.TensorSpec([None, *x.shape[1:]][: x.ndim], x.dtype), batches[0]
     )
     dataset = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
     iterator = iter(dataset.cache().repeat().prefetch(2))
-    model.compile(optimizer)
+    model.compile(optimizer, **compiling)
     function = model.make_train_function()
     return lambda: float(function(iterator)["loss"])
+
+
+def interleaved(contestants, warm_up, repeats, steps):
+    """Milliseconds a step of functions taking turns, float64 [repeats, functions]: medians over `steps`."""
+    # The first steps trace and fill the cache of batches.
+    for _ in range(warm_up):
+        for step in contestants:
+            step()
+    seconds = np.zeros((repeats, steps, len(contestants)))
+    for repeat in range(repeats):
+        for n in range(steps):
+            for k, step in enumerate(contestants):
+                started = time.perf_counter()
+                step()
+                seconds[repeat, n, k] = time.perf_counter() - started
+    return 1e3 * np.median(seconds, axis=1)
 
 
 def measure(cases, repeats, steps, seed):
@@ -160,18 +176,8 @@ def measure(cases, repeats, steps, seed):
         peer = FullSoftmax(case) if case.loss == "full" else TwoTower(case)
         contestants.append(make_step(make_csmf(case), ours, case.optimizer()))
         contestants.append(make_step(peer, theirs, case.optimizer()))
-    seconds = np.zeros((repeats, steps, len(contestants)))
-    # The first steps trace and fill the cache of batches.
-    for _ in range(BATCHES + 1):
-        for step in contestants:
-            step()
-    for repeat in range(repeats):
-        for n in range(steps):
-            for k, step in enumerate(contestants):
-                started = time.perf_counter()
-                step()
-                seconds[repeat, n, k] = time.perf_counter() - started
-    return 1e3 * np.median(seconds, axis=1).reshape(repeats, len(cases), 2)
+    times = interleaved(contestants, BATCHES + 1, repeats, steps)
+    return times.reshape(repeats, len(cases), 2)
 
 
 def main():
