@@ -14,6 +14,7 @@ from csmf_tf._keras import keras, tf
 from csmf_tf.data.stages import StageData
 from csmf_tf.model import CSMF
 from csmf_tf.schedule import Schedule
+from csmf_tf.training_bar import TrainingBar
 
 PHASES = ("fit", "prune", "recover", "freeze")
 
@@ -72,7 +73,7 @@ class Cascade:
         compile_options: further arguments of `model.compile`, say `jit_compile=True`.
         callbacks: function of objective and phase that gives further Keras callbacks.
         measure: function of the model whose result is recorded in the log whenever a stage has ended.
-        verbose: as in `model.fit`.
+        verbose: as in `model.fit`; 0 where `csmf_tf.progress` shows a bar.
 
     Example:
 
@@ -145,13 +146,15 @@ class Cascade:
             raise ValueError(
                 f"`data` should hold each objective left to train, {list(left)}. Missing: {missing}"
             )
-        for step in range(self._state.step, total):
-            objective = self.model.funnel[step // len(PHASES)]
-            phase = PHASES[step % len(PHASES)]
-            keras.utils.set_random_seed(self.schedule.seed + step)
-            getattr(self, f"_{phase}")(objective)
-            self._state.step, self._state.epoch, self._state.best = step + 1, 0, None
-            self._save()
+        with TrainingBar(self.model.funnel, self.data, self.schedule) as self._bar:
+            for step in range(self._state.step, total):
+                objective = self.model.funnel[step // len(PHASES)]
+                phase = PHASES[step % len(PHASES)]
+                self._bar.begin(objective, phase, self._state.epoch)
+                keras.utils.set_random_seed(self.schedule.seed + step)
+                getattr(self, f"_{phase}")(objective)
+                self._state.step, self._state.epoch, self._state.best = step + 1, 0, None
+                self._save()
         return self.log
 
     def add_objective(self, name, share=None, temperature=None):
@@ -224,16 +227,18 @@ class Cascade:
         if self._validate and state.best is None:
             self._judge(objective, phase, {})
         if how.goes_on(state.epoch, state.best_epoch):
-            if self._verbose:
+            verbose = 0 if self._bar.visible else self._verbose
+            if verbose:
                 print(f"\n{objective}: {phase}, up to {how.epochs} epochs")
             self.model.fit(
                 self.data[objective].dataset(state.epoch, share),
                 initial_epoch=state.epoch,
                 epochs=how.epochs,
-                verbose=self._verbose,
+                verbose=verbose,
                 callbacks=[
                     *decay,
                     _EndOfEpoch(self, objective, phase, how),
+                    *self._bar.callbacks(),
                     *(self._callbacks(objective, phase) if self._callbacks else []),
                     keras.callbacks.TensorBoard(self.directory / "tensorboard" / f"{objective}-{phase}"),
                 ],
@@ -280,7 +285,14 @@ class Cascade:
 
     def _saved(self):
         path = self.directory / "state.json"
-        return State(**json.loads(path.read_text())) if path.exists() else State()
+        if not path.exists():
+            return State()
+        try:
+            return State(**json.loads(path.read_text()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} should be what this version of csmf_tf has written. Received: {error}"
+            ) from error
 
     def _save(self):
         """Saves weights, optimizer and position; the old ones stay until the new ones are whole."""
@@ -310,8 +322,11 @@ class Cascade:
         path = str(self.directory / "checkpoints" / name)
         try:
             status = self._checkpoint(optimizer).read(path)
-        except tf.errors.OpError as error:
-            raise ValueError(f"{path} should be a checkpoint. Received: {error.message}") from error
+        # An IndexError where a file is too short.
+        except (tf.errors.OpError, IndexError) as error:
+            raise ValueError(
+                f"{path} should be a checkpoint. Received: {getattr(error, 'message', error)}"
+            ) from error
         status.assert_existing_objects_matched().expect_partial()
         if before != (self.model.stage, self.model.frozen_stages):
             self.model.retrace()

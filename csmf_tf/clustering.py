@@ -18,6 +18,7 @@ from csmf_tf.model import CSMF
 from csmf_tf.negatives.alignment import align
 from csmf_tf.negatives.clusters import Clusters, cluster_items, load_clusters, save_clusters
 from csmf_tf.negatives.modalities import cooccurrence_vectors, read_vectors, text_vectors
+from csmf_tf.progress import step
 
 BEHAVIOR = "behavior"
 """Name of the modality that is made of the training events, or of the model's own vectors."""
@@ -127,16 +128,17 @@ class RunClusters:
                 "With `negatives.msac.align: false` all vectors of items should be of one width. Received: "
                 f"{widths}; set `align: true`, or `behavioral: false` and give vectors of one width"
             )
-        if msac.align:
-            modalities = align(modalities, dim=config.model.embedding_dim, seed=seed)
-        return cluster_items(
-            modalities,
-            level1=msac.level1,
-            level2=msac.level2,
-            min_size=config.negatives.anchors,
-            temperature=msac.temperature,
-            seed=seed,
-        )
+        with step("clustering items"):
+            if msac.align:
+                modalities = align(modalities, dim=config.model.embedding_dim, seed=seed)
+            return cluster_items(
+                modalities,
+                level1=msac.level1,
+                level2=msac.level2,
+                min_size=config.negatives.anchors,
+                temperature=msac.temperature,
+                seed=seed,
+            )
 
 
 class Recluster(keras.callbacks.Callback):

@@ -20,13 +20,16 @@ from csmf_tf.serving.query import query
 USERS, ITEMS, SEED = 3000, 1500, 0
 
 
-def demo(out: str | os.PathLike[str], data: str | None = None) -> None:
+def demo(out: str | os.PathLike[str], data: str | None = None) -> dict[str, Any]:
     """Simulates a log (or takes one), runs the cascade, exports it, queries it and plots the trade-off.
 
     Args:
         out: folder for the log, the run, the export and the figures; a killed demo goes on from there.
         data: path of a log with the columns user_id, item_id, behavior (view, cart and buy) and, if it has
             times, timestamp; None simulates one.
+
+    Returns:
+        the paths of the `run`, of the `export` and of the `report`, and the `results` of `Run.evaluate`.
 
     Raises:
         AssertionError: when a later stage moved the metrics of an earlier one.
@@ -57,7 +60,9 @@ def demo(out: str | os.PathLike[str], data: str | None = None) -> None:
     export = run.export(folder / "export")
     print(f"\nexported to {export}")
     _show_queries(folder / "export", run)
-    print(f"\nreport: {write_evaluation(run, evaluation)}; took {time.monotonic() - started:.0f} s")
+    page = write_evaluation(run, evaluation)
+    print(f"\nreport: {page}; took {time.monotonic() - started:.0f} s")
+    return {"run": str(run.directory), "export": export, "report": str(page), "results": results}
 
 
 def _config(path: str | os.PathLike[str]) -> Config:

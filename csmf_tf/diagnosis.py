@@ -11,6 +11,7 @@ from csmf_tf.config import NegativeKind
 from csmf_tf.data.stages import StageData
 from csmf_tf.negatives.clusters import Clusters
 from csmf_tf.negatives.columns import columns
+from csmf_tf.progress import bar
 from csmf_tf.run import Run
 
 ALL_KINDS: tuple[NegativeKind, ...] = ("in_batch", "uniform", "popularity", "funnel", "edis", "msac")
@@ -112,7 +113,7 @@ def diagnose(run: Run, objective: str | None = None, rows: int = 4000) -> Diagno
     who, what = data.positives
     chosen = rng.permutation(len(who))[: max(rows, 1)]
     sampler = data.sampler()
-    for at in range(0, len(chosen), _BATCH):
+    for at in bar(range(0, len(chosen), _BATCH), "drawing negatives"):
         pair = who[chosen[at : at + _BATCH]], what[chosen[at : at + _BATCH]]
         vectors = np.where(model.owner <= stage, model.user_vectors(users.latest(pair[0])), 0)
         batch = {"item": pair[1], **sampler.draw(*pair, rng)}

@@ -16,6 +16,7 @@ import yaml
 
 from csmf_tf import build
 from csmf_tf._keras import tf
+from csmf_tf._yaml import parse
 from csmf_tf.cascade import Cascade
 from csmf_tf.clustering import Recluster, RunClusters
 from csmf_tf.config import Config, from_dict, to_dict
@@ -75,7 +76,7 @@ class Run:
         # A run that never trained may be given another configuration.
         exists = path.exists() and (config is None or (self.directory / "state.json").exists())
         if exists:
-            self.config = from_dict(yaml.safe_load(path.read_text()))
+            self.config = from_dict(parse(path.read_text(), str(path)))
             if config is not None:
                 _check_same(self.directory, self.config, config)
                 self._check_unchanged()

@@ -4,13 +4,21 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import shutil
+import subprocess
 
 import pytest
+import snippets
 import yaml
 
+from csmf_tf import progress
+from csmf_tf import run as run_module
 from csmf_tf._keras import tf
-from csmf_tf.cli import main
+from csmf_tf.cli import main, make_parser
+from csmf_tf.cli.output import named_json
+from csmf_tf.data import simulator
+from csmf_tf.data.simulator import simulate
 
 FUNNEL = ["view", "cart", "buy"]
 LEAST = {
@@ -28,9 +36,16 @@ LEAST = {
 SMALL = ["--set", "model.embedding_dim=8", "--set", "training={epochs: 1, recover_epochs: 1}"]
 
 
-def csmf(*arguments):
+class Terminal(io.StringIO):
+    """Stands in for a stream of a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def csmf(*arguments, stream=io.StringIO):
     """Exit code, standard output and standard error of a command."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = stream(), stream()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = main([str(argument) for argument in arguments])
@@ -120,10 +135,15 @@ def test_evaluate_prints_a_table_and_writes_json(work, tmp_path):
 def test_export_writes_one_version_after_the_other(work, tmp_path):
     folder, printed = work
     assert printed["export"][:2] == (0, f"wrote {folder / 'export' / '1'}\n")
-    for version, options in enumerate(["exact", "scann", "portable --fusion linear"], start=1):
-        command = ["export", folder / "run", "--out", tmp_path / "export", "--index", *options.split()]
-        code, out, err = csmf(*command)
+    command = ["export", folder / "run", "--out", tmp_path / "export", "--index"]
+    for version, index in enumerate(["exact", "scann"], start=1):
+        code, out, err = csmf(*command, index)
         assert (code, out, err) == (0, f"wrote {tmp_path / 'export' / str(version)}\n", "")
+    code, out, err = csmf(*command, "portable", "--fusion", "linear", "--json", "-")
+    assert (code, err) == (0, "")
+    exported = json.loads(out)
+    assert exported["path"] == str(tmp_path / "export" / "3")
+    assert {*exported["recall"]} >= {"equal", *FUNNEL}
     code, out, err = csmf("query", tmp_path / "export", "--user", "u17", "--json")
     assert (code, err) == (0, "")
     # Linear fusion of the last version: sums of three probabilities.
@@ -244,7 +264,7 @@ BAD = {
     "no run to export": ("export {new} --out {new}", "{new} should be the directory of a run."),
     "unfinished run": ("evaluate {unfinished}", "should have a finished stage. Received: none"),
     "lost checkpoint": ("evaluate {lost}", "should be a checkpoint. Received:"),
-    "a folder for the JSON file": ("evaluate {work}/run --json {work}/log", "log.tmp: Is a directory"),
+    "a folder for the JSON file": ("evaluate {work}/run --json={work}/log", "log.tmp: Is a directory"),
     "export of no results": (
         "export {work}/run --out {new} --index exact -k 0",
         "`k` should be a positive integer. Received: k=0",
@@ -307,22 +327,196 @@ def test_bad_input_is_told_without_a_traceback(case, work, tmp_path):
     assert len(err.splitlines()) == 1 or err.startswith("usage: ")
 
 
-def test_debug_shows_the_traceback(tmp_path):
+@pytest.mark.parametrize("arguments", [["evaluate", "none", "--debug"], ["--debug", "evaluate", "none"]])
+def test_debug_shows_the_traceback(arguments):
     with pytest.raises(FileNotFoundError):
-        main(["evaluate", str(tmp_path), "--debug"])
+        main(arguments)
+
+
+def test_what_nobody_expects_is_a_line_with_an_exit_code_of_its_own(work, tmp_path):
+    folder, _ = work
+    shutil.copytree(folder / "export", tmp_path / "export")
+    with open(tmp_path / "export" / "1" / "saved_model.pb", "r+b") as file:
+        file.truncate(2000)
+    code, out, err = csmf("query", tmp_path / "export", "--user", "u17")
+    assert (code, out) == (70, "")
+    assert re.fullmatch(r"csmf-tf: error: \w+: .*--debug shows where\n", err)
+
+
+@pytest.mark.parametrize(("name", "told"), [("fit", "; the same command goes on"), ("evaluate", "")])
+def test_ctrl_c_ends_a_command_without_a_traceback(work, monkeypatch, name, told):
+    folder, _ = work
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "Run", interrupted)
+    command = {
+        "fit": ["fit", folder / "config.yaml", "--out", folder / "new"],
+        "evaluate": ["evaluate", folder],
+    }
+    assert csmf(*command[name]) == (130, "", f"\ncsmf-tf: interrupted{told}\n")
+
+
+def test_json_of_training_and_of_files(work, tmp_path):
+    folder, _ = work
+    code, out, err = csmf("fit", folder / "config.yaml", "--out", folder / "run", *SMALL, "--json")
+    assert (code, err) == (0, "")
+    trained = json.loads(out)
+    assert (trained["path"], trained["objectives"]) == (str(folder / "run"), FUNNEL)
+    assert sum(trained["capacity"]["embedding"].values()) == pytest.approx(1)
+    assert list(trained["capacity"]["embedding"]) == ["free", *FUNNEL]
+    assert trained["log"] == json.loads((folder / "run" / "state.json").read_text())["log"]
+    code, out, _ = csmf("simulate", "--json", "--users", 20, "--items", 30, "--out", tmp_path / "log")
+    assert code == 0
+    made = json.loads(out)
+    assert {file.name for file in (tmp_path / "log").iterdir()} == {*made["files"]}
+    assert made["events"] > 20
+
+
+def test_json_takes_no_other_argument_for_its_file(work, tmp_path, monkeypatch):
+    folder, _ = work
+    monkeypatch.chdir(tmp_path)
+    log = folder / "log" / "events.csv.gz"
+    before = log.read_bytes()
+    for option in ("--json", "--js"):
+        code, out, _ = csmf("check", option, log)
+        assert code == 0
+        found = json.loads(out)
+        assert "findings" in found
+    assert log.read_bytes() == before
+    code, out, _ = csmf("check", log, "--json=report.txt")
+    assert (code, json.loads((tmp_path / "report.txt").read_text())) == (0, found)
+    assert out.startswith("[ok]")
+
+
+def test_json_has_null_where_a_number_is_none(capsys):
+    from csmf_tf.cli.output import Answer, show
+
+    show(Answer({"p": [float("nan"), 0.5], "most": {"a": float("inf")}}, ""), "-")
+    assert json.loads(capsys.readouterr().out) == {"p": [None, 0.5], "most": {"a": None}}
+
+
+def test_fit_shows_one_bar_with_the_time_left_on_a_terminal(work, tmp_path):
+    folder, _ = work
+    only_views = ["--set", "funnel=[view]", "--set", "log.ignore=[cart,buy]"]
+    command = ["fit", folder / "config.yaml", "--out", tmp_path / "run", *SMALL, *only_views]
+    code, out, err = csmf(*command, stream=Terminal)
+    assert code == 0
+    bars = [line.strip() for line in re.split(r"[\r\n]+", err) if line.strip()]
+    assert bars
+    assert all(re.search(r"\d+% \|.*\| \d+:\d+, about .* left$", line) for line in bars)
+    # A stage of one epoch keeps all: nothing is left to recover, and the bar ends early.
+    assert bars[-1].startswith("view (1 of 1), freeze 100%")
+    (line,) = (line for line in out.splitlines() if ", epoch " in line)
+    assert line.startswith("view (1 of 1), fit, epoch 1 of 1: loss")
+    assert "val_recall@50" in line
+    # Keras's own lines do not come between.
+    assert "ms/step" not in out
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["simulate", "import", "check", "fit", "evaluate", "compare", "export", "query", "refresh", "demo"],
+    ("stream", "options", "seen"),
+    [
+        (Terminal, [], True),
+        (Terminal, ["--json"], True),
+        (Terminal, ["--quiet"], False),
+        (io.StringIO, [], False),
+    ],
 )
-def test_help_shows_an_example_that_parses(name):
+def test_bars_are_for_terminals(stream, options, seen, monkeypatch, tmp_path):
+    def counted(users, items, seed):
+        print("a line about what is going on")
+        return simulate(users, len([*progress.bar(range(items), "counting items", delay=0)]), seed=seed)
+
+    monkeypatch.setattr(simulator, "simulate", counted)
+    code, out, err = csmf("simulate", "--users", 9, "--items", 9, "--out", tmp_path, *options, stream=stream)
+    assert code == 0
+    assert ("counting items   0% |" in err) == seen
+    if "--json" in options:
+        assert "a line" in err
+        assert json.loads(out)["events"]
+    else:
+        assert out.startswith("a line")
+
+
+def commands():
+    return next(iter(make_parser()._subparsers._group_actions)).choices
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_shows_examples_that_parse(name):
     code, out, _ = csmf(name, "--help")
     assert code == 0
-    (example,) = re.findall(rf"example: csmf-tf ({name} .*)", out)
-    options = set(re.findall(r"(?<!\S)(-{1,2}\w+)", example))
-    assert options <= set(re.findall(r"(?<!\S)(-{1,2}\w+)", out.partition("example:")[0]))
-    assert name in csmf("--help")[1]
+    examples = [line for line in out.partition("examples:")[2].splitlines() if line]
+    assert 1 <= len(examples) <= 3
+    for example in examples:
+        program, *arguments = shlex.split(example.partition(" > ")[0], comments=True)
+        assert (program, arguments[0]) == ("csmf-tf", name)
+        assert make_parser().parse_args(arguments).run
+    assert f"    {name} " in csmf("--help")[1].replace("\n", " \n")
+
+
+def test_document_names_every_command_and_its_lines_parse():
+    named = {arguments[0] for arguments in snippets.commands("docs/cli.md")}
+    text = (snippets.ROOT / "docs/cli.md").read_text()
+    assert [name for name in commands() if f"| `{name}` |" not in text] == []
+    assert named >= {*commands()} - {"doctor", "demo", "import", "completion"}
+    for arguments in snippets.commands("docs/cli.md"):
+        assert make_parser().parse_args(named_json(arguments)).run
+
+
+def test_lines_of_the_document_run(work, monkeypatch):
+    folder, _ = work
+    monkeypatch.chdir(folder)
+    quick = ("check", "query")
+    lines = [arguments for arguments in snippets.commands("docs/cli.md") if arguments[0] in quick]
+    assert len(lines) == 4
+    for arguments in lines:
+        assert csmf(*arguments)[0] == 0, arguments
+
+
+COMPLETE = """
+source "$1"
+COMP_WORDS=(csmf-tf "${@:2}"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+_shtab_csmf_tf "" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["ev"], {"evaluate"}),
+        (["export", "run", "--index", ""], {"exact", "portable", "scann"}),
+        (["export", "run", "--ind"], {"--index"}),
+        (["import", "ta"], {"taobao"}),
+        (["fit", "con"], {"config.yaml"}),
+        (["evaluate", "r"], {"run"}),
+    ],
+)
+def test_bash_completes(words, found, work, tmp_path):
+    folder, _ = work
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("needs bash")
+    code, script, _ = csmf("completion", "bash")
+    assert code == 0
+    (tmp_path / "script").write_text(script)
+    call = [bash, "-c", COMPLETE, "bash", str(tmp_path / "script"), *words]
+    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=True)
+    assert {line.strip() for line in done.stdout.split()} == found
+
+
+def test_zsh_script_is_sound(tmp_path):
+    code, script, _ = csmf("completion", "zsh")
+    assert code == 0
+    assert script.startswith("#compdef csmf-tf")
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("needs zsh")
+    (tmp_path / "_csmf-tf").write_text(script)
+    subprocess.run([zsh, "-n", tmp_path / "_csmf-tf"], check=True)
 
 
 def test_version_is_that_of_the_package():

@@ -4,9 +4,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 
 import csmf_tf
-from csmf_tf.cli import checking, data, measuring, serving, training
+from csmf_tf.cli import checking, completion, data, measuring, serving, starting, training
+from csmf_tf.cli.output import error_text, is_of_input, named_json, show
+from csmf_tf.progress import shown
+
+OF_INPUT, UNEXPECTED, INTERRUPTED = 2, 70, 130
+"""Exit codes: as of argparse, of sysexits.h for software that fails, of shells for what Ctrl-C has ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,51 +22,71 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit code: what the command returns, by default 0, or 2 when the input was at fault (the reason is
-        on stderr).
+        The exit code: that of the command's answer, by default 0; 2 when the input was at fault and 70 when
+        something unexpected happened (the reason is on stderr); 130 when it was interrupted.
     """
     # TensorFlow reports a missing GPU as an error; its Python errors come as exceptions all the same.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(named_json(sys.argv[1:] if argv is None else argv))
     try:
-        return args.run(args) or 0
+        # Lines about what is going on are no part of the document.
+        with redirect_stdout(sys.stderr) if args.json == "-" else nullcontext(), shown(not args.quiet):
+            answer = args.run(args)
+        show(answer, args.json)
+        return answer.code
     except BrokenPipeError:
         # The reader of our output has gone, say `head`: nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+        return 0
+    except KeyboardInterrupt:
         if args.debug:
             raise
-        print(f"csmf-tf: error: {_text(error)}", file=sys.stderr)
-        return 2
-    return 0
+        print(
+            f"\ncsmf-tf: interrupted{'; the same command goes on' if args.goes_on else ''}", file=sys.stderr
+        )
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"csmf-tf: error: {error_text(error)}", file=sys.stderr)
+        return OF_INPUT if is_of_input(error) else UNEXPECTED
 
 
-def _text(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
-
-
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, in the order of use."""
     parser = argparse.ArgumentParser(
         prog="csmf-tf",
         description="Multi-objective retrieval: one model, one index, objectives weighed per request.",
+        epilog="csmf-tf COMMAND --help shows examples. Docs: docs/cli.md of https://github.com/csmf-tf/csmf_tf",
     )
     parser.add_argument("--version", action="version", version=f"csmf-tf {csmf_tf.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    debug = "show the traceback of an error; before or after COMMAND"
+    parser.add_argument("--debug", action="store_true", help=debug)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands, in the order of use")
 
-    def command(name, run, about, example):
+    def command(name, run, about, *examples, json=True, goes_on=False):
+        lines = [f"  csmf-tf {name} {example}".rstrip() for example in examples]
         sub = commands.add_parser(
             name,
             help=about,
             description=about,
-            epilog=f"example: csmf-tf {name} {example}",
+            epilog="\n".join(["examples:", *lines]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        sub.set_defaults(run=run)
+        if json:
+            sub.add_argument(
+                "--json",
+                nargs="?",
+                const="-",
+                metavar="FILE.json",
+                help="write JSON too, in folders that are made if missing; without a file, or as -, JSON "
+                "alone and on standard output; a file of another ending as --json=FILE",
+            )
+        sub.add_argument("--quiet", action="store_true", help="no progress bars")
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug)
+        sub.set_defaults(run=run, goes_on=goes_on, **({} if json else {"json": None}))
         return sub
 
-    for module in (data, checking, training, measuring, serving):
+    for module in (starting, data, checking, training, measuring, serving, completion):
         module.register(command)
     return parser

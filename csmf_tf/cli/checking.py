@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import replace
 
-from csmf_tf.cli.output import show
+from csmf_tf.cli.output import Answer
 
 _DEFAULTS = {"user": "user_id", "item": "item_id", "behavior": "behavior"}
 _OF_LOG = (*_DEFAULTS, "timestamp", "funnel", "ignore")
@@ -16,7 +16,12 @@ _KIND_OF = {"at": "time", "fraction": "item_holdout"}
 def register(command):
     """Adds the command of this module; `command` is that of `csmf_tf.cli`."""
     sub = command(
-        "check", _check, "look for leaks and faults of a log and its split", "events.csv.gz --strict"
+        "check",
+        _check,
+        "look for leaks and faults of a log and its split",
+        "events.csv.gz --strict",
+        "events.csv.gz --held split.csv.gz --objective buy",
+        "config.yaml --json report.json",
     )
     sub.add_argument(
         "log", metavar="LOG", help="event log, or config.yaml or the folder of a run, which tells the rest"
@@ -42,7 +47,6 @@ def register(command):
         help="a published split instead: table of held-out pairs, perhaps with `split`",
     )
     sub.add_argument("--objective", metavar="NAME", help="behaviour that --held is of (default the last one)")
-    sub.add_argument("--json", metavar="FILE", help="also write JSON; - for JSON on standard output")
     sub.add_argument("--strict", action="store_true", help="exit code 1 when a problem is found")
 
 
@@ -68,8 +72,7 @@ def _check(args):
         named = {"kind": "published", "file": args.held, "objective": objective}
         parts, *others = check(log, held.test, held.training, split=named)
         report = Report((parts, held.finding, *others))
-    show(report.to_dict(), report.text(), args.json)
-    return int(args.strict and report.level == "problem")
+    return Answer(report.to_dict(), report.text(), int(args.strict and report.level == "problem"))
 
 
 def _find_config(args):

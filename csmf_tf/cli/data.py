@@ -2,15 +2,22 @@
 
 import os
 import shlex
+from typing import Any
 
-# Those of csmf_tf.data.public.SETS, named here so that --help need not load them.
-_SETS = ("taobao", "tmall", "retailrocket", "aliexpress", "aliccp", "kuairand", "movielens")
+from csmf_tf.cli.output import Answer
+
+# Those of csmf_tf.data.public, named here so that --help need not load them.
+SETS = ("taobao", "tmall", "retailrocket", "aliexpress", "aliccp", "kuairand", "movielens")
 
 
 def register(command):
     """Adds the commands of this module; `command` is that of `csmf_tf.cli`."""
     sub = command(
-        "simulate", _simulate, "write a simulated funnel log", "--users 2000 --items 1000 --out build/log"
+        "simulate",
+        _simulate,
+        "write a simulated funnel log",
+        "--users 2000 --items 1000 --out build/log",
+        "--heterogeneous --users 300 --items 200 --out build/sequences",
     )
     sub.add_argument("--users", type=int, required=True, help="number of users")
     sub.add_argument("--items", type=int, required=True, help="number of items")
@@ -26,8 +33,9 @@ def register(command):
         _import,
         "turn the files of a known public set into a log and its configuration",
         "taobao UserBehavior.csv --out build/taobao",
+        "movielens ratings.csv movies.csv --thresholds 4,5 --out build/movielens",
     )
-    sub.add_argument("set", metavar="SET", help=f"one of {', '.join(_SETS)}; see docs/datasets.md")
+    sub.add_argument("set", metavar="SET", help=f"one of {', '.join(SETS)}; see docs/datasets.md")
     sub.add_argument("files", metavar="FILE", nargs="+", help="the files of the set that you have downloaded")
     sub.add_argument("--out", required=True, metavar="DIR", help="new folder for log and configuration")
     sub.add_argument(
@@ -40,15 +48,18 @@ def _simulate(args):
         from csmf_tf.data.heterogeneous import simulate_heterogeneous
 
         # No user takes an item twice.
-        made = simulate_heterogeneous(args.users, args.items, args.seed, length=min(40, args.items))
-        made.write(args.out)
-        print(f"wrote events.csv.gz ({len(made.log):,} events) and items.csv.gz to {args.out}")
-        return
-    from csmf_tf.data.simulator import simulate
+        made: Any = simulate_heterogeneous(args.users, args.items, args.seed, length=min(40, args.items))
+        files = ["events.csv.gz", "items.csv.gz"]
+    else:
+        from csmf_tf.data.simulator import simulate
 
-    simulation = simulate(args.users, args.items, seed=args.seed)
-    simulation.write(args.out)
-    print(f"wrote events.csv.gz ({len(simulation.log):,} events), items.csv.gz and truth.npz to {args.out}")
+        made = simulate(args.users, args.items, seed=args.seed)
+        files = ["events.csv.gz", "items.csv.gz", "truth.npz"]
+    made.write(args.out)
+    first, *others = files
+    told = ", ".join([f"{first} ({len(made.log):,} events)", *others[:-1]])
+    document = {"path": args.out, "files": files, "events": len(made.log)}
+    return Answer(document, f"wrote {told} and {others[-1]} to {args.out}")
 
 
 def _import(args):
@@ -57,17 +68,18 @@ def _import(args):
     done = import_set(args.set, args.files, args.out, thresholds=_ratings(args.thresholds), progress=True)
     out = os.path.normpath(args.out)
     counts = ", ".join(f"{name} {count:,}" for name, count in done.events.items())
-    print(f"wrote {out}/events.parquet: {counts}")
-    for side, rows in done.tables.items():
-        print(f"wrote {out}/{side}.parquet: {rows:,} {side}")
-    for reason, rows in done.left_out.items():
-        print(f"left out: {rows:,} {reason}")
-    for side, ids in done.several.items():
-        print(f"note: {ids:,} of the {side} come with several sets of features; their first one is taken")
+    lines = [f"wrote {out}/events.parquet: {counts}"]
+    lines += [f"wrote {out}/{side}.parquet: {rows:,} {side}" for side, rows in done.tables.items()]
+    lines += [f"left out: {rows:,} {reason}" for reason, rows in done.left_out.items()]
+    lines += [
+        f"note: {ids:,} of the {side} come with several sets of features; their first one is taken"
+        for side, ids in done.several.items()
+    ]
     config = shlex.quote(f"{out}/config.yaml")
-    print(f"wrote {out}/config.yaml")
-    print(f"next: csmf-tf check {config}")
-    print(f"next: csmf-tf fit {config} --out {shlex.quote(f'{out}-run')}")
+    lines += [f"wrote {out}/config.yaml", f"next: csmf-tf check {config}"]
+    lines += [f"next: csmf-tf fit {config} --out {shlex.quote(f'{out}-run')}"]
+    document = {name: value for name, value in done._asdict().items() if name != "directory"}
+    return Answer({"path": out} | document, "\n".join(lines))
 
 
 def _ratings(text):

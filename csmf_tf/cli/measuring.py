@@ -2,9 +2,7 @@
 
 import sys
 
-from csmf_tf.cli.output import show
-
-_JSON = "also write JSON, in folders that are made if missing; - for JSON on standard output"
+from csmf_tf.cli.output import Answer
 
 
 def register(command):
@@ -13,10 +11,10 @@ def register(command):
         "evaluate",
         _evaluate,
         "measure a run on its test events and write RUN/report",
-        "build/run --json m.json",
+        "build/run",
+        "build/run --json metrics.json",
     )
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
-    sub.add_argument("--json", metavar="FILE", help=_JSON)
 
     sub = command(
         "negatives",
@@ -28,9 +26,14 @@ def register(command):
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
     sub.add_argument("--objective", metavar="NAME", help="a finished objective (default the last)")
     sub.add_argument("--rows", type=int, default=4000, metavar="N", help="training events (default 4000)")
-    sub.add_argument("--json", metavar="FILE", help=_JSON)
 
-    sub = command("compare", _compare, "put runs beside the first one, user by user", "build/one build/other")
+    sub = command(
+        "compare",
+        _compare,
+        "put runs beside the first one, user by user",
+        "build/one build/other",
+        "build/one build/other --metric ndcg@50 --targets new --json compared.json",
+    )
     sub.add_argument("baseline", metavar="RUN_A", help="folder of an evaluated run, or its users.parquet")
     sub.add_argument("others", metavar="RUN_B", nargs="+", help="the same of what to compare with it")
     sub.add_argument(
@@ -46,7 +49,6 @@ def register(command):
         choices=["discovery", "all", "met", "new"],
         help="kind of targets; may be given more than once (default discovery)",
     )
-    sub.add_argument("--json", metavar="FILE", help=_JSON)
 
 
 def _evaluate(args):
@@ -55,10 +57,9 @@ def _evaluate(args):
     from csmf_tf.run import Run
 
     run = Run(args.directory).restore()
-    evaluation = run.evaluation(progress=sys.stderr.isatty())
+    evaluation = run.evaluation(progress=sys.stderr.isatty() and not args.quiet)
     page = write_evaluation(run, evaluation)
-    text = f"{format_table(evaluation.results)}\n\nreport: {page}"
-    show(evaluation.results, text, args.json)
+    return Answer(evaluation.results, f"{format_table(evaluation.results)}\n\nreport: {page}")
 
 
 def _negatives(args):
@@ -74,7 +75,7 @@ def _negatives(args):
     difficulty_png(folder / "difficulty.png", {name: d.difficulty for name, d in diagnosis.drawn.items()})
     clusters_png(folder / "clusters.png", diagnosis.clusters)
     summary = diagnosis.summary()
-    show(summary, f"{format_negatives(summary)}\n\nplots: {folder}", args.json)
+    return Answer(summary, f"{format_negatives(summary)}\n\nplots: {folder}")
 
 
 def _compare(args):
@@ -83,4 +84,4 @@ def _compare(args):
 
     results = load_results([args.baseline, *args.others])
     comparison = compare(results, args.metric, args.targets or ("discovery",))
-    show(comparison.to_dict(), format_comparison(comparison), args.json)
+    return Answer(comparison.to_dict(), format_comparison(comparison))

@@ -1,13 +1,20 @@
 """Commands about exports."""
 
-import json
 import sys
 import warnings
+
+from csmf_tf.cli.output import Answer
 
 
 def register(command):
     """Adds the commands of this module; `command` is that of `csmf_tf.cli`."""
-    sub = command("export", _export, "write a SavedModel with its index", "build/run --out build/export")
+    sub = command(
+        "export",
+        _export,
+        "write a SavedModel with its index",
+        "build/run --out build/export",
+        "build/run --out build/export --index portable --set candidates=32000 -k 200",
+    )
     sub.add_argument("directory", metavar="RUN", help="folder of a run")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder of the versions 1, 2, ...")
     kinds = ["exact", "portable", "scann"]
@@ -38,13 +45,16 @@ def register(command):
     )
 
     sub = command(
-        "query", _query, "ask an export for a user's items", "DIR --user u17 --weights view=1,buy=3"
+        "query",
+        _query,
+        "ask an export for a user's items",
+        "build/export --user u17",
+        "build/export --user u17 --weights view=1,buy=3 -k 5",
     )
     sub.add_argument("directory", metavar="DIR", help="folder of an export, or of its shards")
     sub.add_argument("--user", required=True, metavar="ID", help="the user")
     sub.add_argument("--weights", metavar="NAME=W,...", help="fusion weights; default equal")
     sub.add_argument("-k", type=int, default=10, help="number of items (default 10)")
-    sub.add_argument("--json", action="store_true", help="answer as JSON")
 
     sub = command(
         "refresh",
@@ -63,17 +73,24 @@ def register(command):
     sub.add_argument(
         "--min-recall", type=float, help="least recall under all weightings; default that of the export"
     )
-    sub.add_argument("--json", action="store_true", help="answer as JSON")
 
 
 def _export(args):
     from csmf_tf.run import Run
+    from csmf_tf.serving.card import read_card
+    from csmf_tf.serving.shards import common_version, shard_folders
 
     settings = dict(map(_parse_setting, args.set))
     run = Run(args.directory).restore()
     options = {"index": args.index, "k": args.k, "fusion": args.fusion, "min_recall": args.min_recall}
     path = run.export(args.out, **options, settings=settings, shards=args.shards)
-    print(f"wrote {path}" if args.shards is None else f"wrote {args.shards} shards to {path}")
+    if args.shards is None:
+        return Answer({"path": path, "recall": read_card(path)["recall"]}, f"wrote {path}")
+    folders = shard_folders(path)
+    paths = [f"{folder}/{common_version(folders)}" for folder in folders]
+    recalls = [read_card(shard)["recall"] for shard in paths]
+    document = {"path": path, "shards": paths, "recalls": recalls}
+    return Answer(document, f"wrote {args.shards} shards to {path}")
 
 
 def _query(args):
@@ -86,11 +103,8 @@ def _query(args):
     for warning in caught:
         if issubclass(warning.category, UnknownUserWarning):
             print(f"csmf-tf: note: {warning.message}", file=sys.stderr)
-    if args.json:
-        print(json.dumps([{"item": item, "score": score} for item, score in answer]))
-    else:
-        for rank, (item, score) in enumerate(answer, start=1):
-            print(f"{rank:>4}  {score:>10.4f}  {item}")
+    lines = [f"{rank:>4}  {score:>10.4f}  {item}" for rank, (item, score) in enumerate(answer, start=1)]
+    return Answer([{"item": item, "score": score} for item, score in answer], "\n".join(lines))
 
 
 def _refresh(args):
@@ -101,11 +115,8 @@ def _refresh(args):
         print(
             f"csmf-tf: note: {done.unknown:,} of the items to remove are not in the export", file=sys.stderr
         )
-    if args.json:
-        print(json.dumps(done._asdict()))
-    else:
-        counts = f"{done.added:,} added, {done.changed:,} changed, {done.removed:,} removed"
-        print(f"wrote {done.path}: {counts}; {done.items:,} items")
+    counts = f"{done.added:,} added, {done.changed:,} changed, {done.removed:,} removed"
+    return Answer(done._asdict(), f"wrote {done.path}: {counts}; {done.items:,} items")
 
 
 def _parse_setting(text: str) -> tuple[str, int]:

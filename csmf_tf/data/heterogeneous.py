@@ -11,6 +11,7 @@ import pyarrow as pa
 from csmf_tf.data.log import EventLog
 from csmf_tf.data.simulator import as_log, view_times, write_csv, write_events
 from csmf_tf.data.stream import objects
+from csmf_tf.progress import bar
 
 _CELLS = 1 << 20
 
@@ -208,7 +209,9 @@ def _draw(rules: Rules, chance: np.ndarray) -> np.ndarray:
     """Draws the items of each user, int64 `[U * length]`, from even draws in 0..1, float64 `[U, length]`."""
     items = np.zeros_like(chance, np.int64)
     at_once = max(1, _CELLS // len(rules.category))
-    for start, step in np.ndindex(-(-len(items) // at_once), items.shape[1]):
+    blocks = -(-len(items) // at_once)
+    steps = bar(np.ndindex(blocks, items.shape[1]), "drawing events", blocks * items.shape[1])
+    for start, step in steps:
         rows = slice(start * at_once, (start + 1) * at_once)
         total = rules.probability(items[rows, :step]).cumsum(axis=1)
         items[rows, step] = (total > chance[rows, step, None] * total[:, -1:]).argmax(axis=1)

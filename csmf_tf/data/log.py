@@ -1,7 +1,7 @@
 """Event logs: users do things to items, read into integer codes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from csmf_tf.data.groups import Groups, group
 from csmf_tf.data.stream import Chunk, objects, stream
 from csmf_tf.data.times import times_of
+from csmf_tf.progress import bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +147,7 @@ def read_log(
     known_users = {name: code for code, name in enumerate(() if users is None else users)}
     known_items = {name: code for code, name in enumerate(() if items is None else items)}
     parts: list[tuple[np.ndarray, ...]] = []
-    for chunk in stream(path, columns):
+    for chunk in _chunks(path, columns):
         done = _behavior_codes(chunk, behavior, codes)
         kept = np.flatnonzero(done >= 0)
         if len(kept) < len(done):
@@ -198,6 +199,13 @@ def in_order(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(ids), dtype=np.int32)
     return objects(ids)[order], rank
+
+
+def _chunks(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[Chunk]:
+    """The chunks of the log, under a bar of the bytes read; Parquet does not tell them."""
+    about = f"reading {os.path.basename(path)}"
+    with bar(about=about, total=os.path.getsize(path) if os.path.isfile(path) else None) as read:
+        yield from stream(path, columns, progress=read.update)
 
 
 def _behavior_codes(chunk: Chunk, name: str, codes: dict[str, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ import pyarrow.csv
 
 from csmf_tf.data.log import EventLog, check_funnel, in_order
 from csmf_tf.data.stream import objects
+from csmf_tf.progress import bar
 
 # Own choices that make a log as skewed and as sparse downstream as public funnel logs are.
 _UTILITY_SPREAD, _TURN = 2.0, 0.8
@@ -215,7 +216,7 @@ def _draw_views(truth: Truth, mean: float, rng: np.random.Generator) -> tuple[np
     counts = np.clip(counts, 1, max(1, items // 2)).astype(np.int64)
     at_once = max(1, _CELLS // items)
     drawn = []
-    for start in range(0, users, at_once):
+    for start in bar(range(0, users, at_once), "drawing what users view"):
         rows = np.arange(start, min(start + at_once, users))
         waits = rng.standard_exponential((len(rows), items), dtype=np.float32)
         arrival = np.log(np.maximum(waits, np.finfo(np.float32).tiny)) - truth.utility(0, rows)
@@ -294,5 +295,5 @@ def write_csv(path: Path, table: pa.Table) -> None:
         pa.CompressedOutputStream(str(path), "gzip") as file,
         pa.csv.CSVWriter(file, plain, write_options=unquoted) as writer,
     ):
-        for batch in table.to_batches(max_chunksize=1 << 20):
+        for batch in bar(table.to_batches(max_chunksize=1 << 20), f"writing {path.name}"):
             writer.write(batch.cast(plain))

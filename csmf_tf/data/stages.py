@@ -125,8 +125,12 @@ class StageData:
         dataset = tf.data.Dataset.from_generator(
             lambda: self.batches(next(epochs), share), output_signature=signature
         )
-        steps = -(-max(round(self._rows_an_epoch * share), 1) // self.batching.batch_size)
-        return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+        counted = tf.data.experimental.assert_cardinality(self.steps(share))
+        return dataset.apply(counted).prefetch(2)
+
+    def steps(self, share: float = 1.0) -> int:
+        """The number of batches of an epoch, or of a share of it."""
+        return -(-max(round(self._rows_an_epoch * share), 1) // self.batching.batch_size)
 
     @property
     def _rows_an_epoch(self) -> int:

@@ -20,6 +20,7 @@ from csmf_tf.evaluation.user_results import (
     read_user_results,
     run_state,
 )
+from csmf_tf.progress import bar
 
 
 def load_results(paths: Sequence[str | os.PathLike[str]]) -> list[UserResults]:
@@ -94,7 +95,7 @@ def compare(
         _check_targets(results, labels, key)
     chosen = _metrics(results, metrics)
     rows: list[Row] = []
-    for key in keys:
+    for key in bar(keys, "comparing objectives"):
         tables = _aligned([one.tables[key] for one in results], labels, key)
         rows += _rows(key, dict(zip(labels, tables, strict=True)), chosen, repeats, seed)
     adjusted = iter(holm([row.difference.p for row in rows if row.difference]).tolist())

@@ -232,7 +232,8 @@ def _in_chunks(
     ranked = np.full((users, k), -1, np.int32)
     pool = ThreadPoolExecutor(threads)
     try:
-        with tqdm(total=users, desc="ranking", unit="user", disable=not progress, leave=False) as bar:
+        hidden = not progress
+        with tqdm(total=users, desc="ranking", unit="user", delay=1, disable=hidden, leave=False) as bar:
             for rows, found in zip(chunks, pool.map(best, chunks), strict=True):
                 ranked[rows] = found
                 bar.update(len(found))

@@ -11,6 +11,7 @@ from csmf_tf.evaluation.funnel import FunnelEvaluator, Measured
 from csmf_tf.evaluation.ranking import Scores
 from csmf_tf.evaluation.statistics import intervals
 from csmf_tf.model import CSMF
+from csmf_tf.progress import bar
 
 Tables = dict[tuple[str, str], Measured]
 """(objective, targets) -> what each user got; targets are "discovery", "all", "met" or "new"."""
@@ -51,7 +52,7 @@ def evaluate_model(model: CSMF, evaluator: FunnelEvaluator, log: Sequence[Mappin
     discovery: dict[str, dict[str, Any]] = {}
     met_shown: dict[str, dict[str, Any]] = {}
     tables: Tables = {}
-    for name in names:
+    for name in bar(names, "measuring objectives"):
         behavior = known.funnel.index(name)
         rankers: dict[str, Scores] = {
             "own": vectors.weighed(own[name]),
@@ -120,7 +121,8 @@ def tradeoff(model: CSMF, evaluator: FunnelEvaluator, weights: np.ndarray) -> tu
     """
     done, later = model.funnel[: model.frozen_stages], len(model.funnel) - model.frozen_stages
     vectors = evaluator.vectors(model)
-    rows = [evaluator.together(vectors.weighed(row)) for row in np.pad(weights, ((0, 0), (0, later)))]
+    weighings = bar(np.pad(weights, ((0, 0), (0, later))), "measuring the trade-off")
+    rows = [evaluator.together(vectors.weighed(row)) for row in weighings]
     return weights, np.array([[row[name].summary()[evaluator.metric] for name in done] for row in rows])
 
 

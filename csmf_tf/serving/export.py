@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from csmf_tf._keras import tf
+from csmf_tf.progress import step
 from csmf_tf.serving.card import FORMAT, write_card
 from csmf_tf.serving.checks import checked_item_ids, checked_objectives, checked_owner, checked_signature
 from csmf_tf.serving.fusion import FUSIONS, check_weights
@@ -152,7 +153,9 @@ def export(
         )
     k = positive("k", k)
     item_id = item_id or next(iter(item_signature or {}), None)
-    made = INDICES[index](item_vectors, k, **checked_settings(index, settings or {}))
+    settings = checked_settings(index, settings or {})
+    with step(f"building the {index} index of {len(item_ids):,} items"):
+        made = INDICES[index](item_vectors, k, **settings)
     if index == "portable":
         item_ids = [item_ids[row] for row in made.arrange()]
     retriever = Retriever(embed_user, made, item_ids, owner, weights, fusion=fusion, embed_item=embed_item)
@@ -191,7 +194,8 @@ def export(
         write_warmup(draft, _examples(draft, users, user_signature, weights, item_ids), name)
 
     name = served_name(directory)
-    path = publish(directory, write, version)
+    with step("writing the SavedModel"):
+        path = publish(directory, write, version)
     if version is None:
         write_server_files(directory, name, SCANN_IMAGE if index == "scann" else STOCK_IMAGE)
     return path

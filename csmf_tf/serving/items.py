@@ -9,6 +9,7 @@ import numpy as np
 from csmf_tf._keras import tf
 from csmf_tf.data.stream import columns_of, objects
 from csmf_tf.data.tables import FEATURE_KINDS, read_table
+from csmf_tf.progress import bar
 from csmf_tf.serving.checks import checked_item_ids
 
 REMOVE = "remove"
@@ -115,7 +116,7 @@ def embed_items(embed_item: Any, features: Mapping[str, Any], count: int) -> np.
     """
     specs = embed_item.structured_input_signature[1]
     parts = []
-    for start in range(0, count, _BATCH):
+    for start in bar(range(0, count, _BATCH), "embedding items"):
         inputs = {name: _tensor(name, features[name][start : start + _BATCH], specs[name]) for name in specs}
         parts.append(embed_item(**inputs)["embedding"].numpy())
     return np.concatenate(parts)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from csmf_tf.progress import bar
 from csmf_tf.serving.exact import search_all
 from csmf_tf.serving.fusion import query_scale
 
@@ -91,7 +92,7 @@ def user_recalls(
     users = np.asarray(users, np.float32)
     starts = range(0, len(users), _BATCH)
     recalls = {}
-    for label, weights in weightings(objectives).items():
+    for label, weights in bar(weightings(objectives).items(), "measuring the recall of the index"):
         queries = users * query_scale(owner, weights / weights.max()).numpy()
         shares = [_share(index, queries[start : start + _BATCH], k) for start in starts]
         recalls[label] = np.concatenate([np.zeros(0), *shares])

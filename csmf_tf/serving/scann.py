@@ -111,6 +111,7 @@ class ScannIndex(tf.Module):
 
     @property
     def vectors(self) -> tf.Variable:
+        """float32 [N, D], the vectors of the items."""
         return self._parts["vectors"]
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from csmf_tf.progress import bar
 from csmf_tf.serving.card import read_card
 from csmf_tf.serving.checks import checked_item_ids, checked_objectives, checked_owner
 from csmf_tf.serving.export import export
@@ -221,7 +222,7 @@ def export_shards(
     folders = shard_folders(directory)
     version, written = max(map(next_version, folders)), uuid.uuid4().hex
     paths = []
-    for number, folder in enumerate(folders):
+    for number, folder in enumerate(bar(folders, "exporting shards", delay=0)):
         rows = np.flatnonzero(home == number)
         part = [ids[row] for row in rows], item_vectors[rows], owner, objectives, folder
         try:
