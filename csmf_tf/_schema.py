@@ -4,9 +4,13 @@ Understood hints: nested dataclasses (sections), `int`, `float` (finite), `str` 
 unions, `Literal` of strings, `tuple[X, ...]` (a list), `dict[str, X]`, and `Annotated[X, Rule, ...]`.
 """
 
+import ast
 import difflib
+import inspect
+import itertools
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
@@ -18,6 +22,79 @@ class Rule(NamedTuple):
 
     says: str
     holds: Callable[[Any], bool]
+
+
+class Key(NamedTuple):
+    """What a reference says of a key.
+
+    Attributes:
+        name: its full dotted name.
+        words: what it should be, as the errors say it.
+        default: its default as YAML writes it, "" where it has to be given.
+        text: the string below its field, on one line.
+    """
+
+    name: str
+    words: str
+    default: str
+    text: str
+
+
+class Section(NamedTuple):
+    """The keys of one dataclass: its dotted name ("" for the root), its docstring and its own keys."""
+
+    name: str
+    text: str
+    keys: list[Key]
+
+
+def describe(cls: type, name: str = "") -> Iterator[Section]:
+    """Yields every section of a dataclass, each before those within it.
+
+    Args:
+        cls: the dataclass, in a file that can be read. The string below a field is the field's text.
+        name: what its keys stand under.
+
+    Yields:
+        `Section`: its keys in their order, without those of the sections within.
+
+    Raises:
+        ValueError: for a field without a string below it.
+
+    Example:
+        >>> from csmf_tf.config import Config
+        >>> sections = {section.name: section for section in describe(Config)}
+        >>> sections["split"].keys[-1]
+        Key(name='split.seed', words='an integer in [0, 2^31)', default='0', text='Seed of the split.')
+    """
+    hints, texts, keys = get_type_hints(cls, include_extras=True), _texts(cls), []
+    for one in fields(cls):
+        if is_dataclass(hints[one.name]):
+            continue
+        key = _join(name, one.name)
+        if one.name not in texts:
+            raise ValueError(f"`{cls.__name__}.{one.name}` should have a string below it. Received: none")
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        written = "" if default is MISSING else json.dumps(default).replace('"', "")
+        keys.append(Key(key, _words(hints[one.name]), written, texts[one.name]))
+    yield Section(name, inspect.cleandoc(cls.__doc__ or ""), keys)
+    for one in fields(cls):
+        if is_dataclass(hints[one.name]):
+            yield from describe(hints[one.name], _join(name, one.name))
+
+
+def _texts(cls: type) -> dict[str, str]:
+    """The string below each field of a class that has one."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    return {
+        above.target.id: " ".join(below.value.value.split())
+        for above, below in itertools.pairwise(body)
+        if isinstance(above, ast.AnnAssign)
+        and isinstance(above.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
 
 
 def read(cls: type, raw: Any, examples: Mapping[str, Any]) -> Any:

@@ -8,215 +8,26 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from csmf_tf import _schema, _yaml
 from csmf_tf._conflicts import SPLIT_KEYS, conflicts, is_file
-from csmf_tf._schema import Rule
-
-SOME = Rule(", at least one", bool)
-DISTINCT = Rule(", all different", lambda entries: len(set(entries)) == len(entries))
-Count = Annotated[int, Rule(" >= 0", lambda n: n >= 0)]
-Size = Annotated[int, Rule(" >= 1", lambda n: n >= 1)]
-Several = Annotated[int, Rule(" >= 2", lambda n: n >= 2)]
-Positive = Annotated[float, Rule(" > 0", lambda x: x > 0)]
-NotNegative = Annotated[float, Rule(" >= 0", lambda x: x >= 0)]
-Inside = Annotated[float, Rule(" in (0, 1)", lambda x: 0 < x < 1)]
-Share = Annotated[float, Rule(" in (0, 1]", lambda x: 0 < x <= 1)]
-BelowOne = Annotated[float, Rule(" in [0, 1)", lambda x: 0 <= x < 1)]
-Seed = Annotated[int, Rule(" in [0, 2^31)", lambda n: 0 <= n < 2**31)]
-FeatureKind = Literal["categorical", "multi", "numeric"]
-NegativeKind = Literal["in_batch", "uniform", "popularity", "funnel", "edis", "msac"]
-
-
-@dataclass(frozen=True)
-class Log:
-    """The event log, its columns, the behaviours to skip, and feature tables (id columns as in the log)."""
-
-    path: str
-    user: str
-    item: str
-    behavior: str
-    timestamp: str | None = None
-    ignore: Annotated[tuple[str, ...], DISTINCT] = ()
-    users: str | None = None
-    items: str | None = None
-
-
-@dataclass(frozen=True)
-class Split:
-    """How test events are held out; `at` belongs to kind time only, `fraction` to kind item_holdout only."""
-
-    kind: Literal["time", "item_holdout", "leave_last"] = "time"
-    at: Inside = 0.9
-    fraction: Inside = 0.1
-    seed: Seed = 0
-
-
-@dataclass(frozen=True)
-class Features:
-    """Columns of the feature tables that the towers read: name -> kind."""
-
-    user: dict[str, FeatureKind] = field(default_factory=dict)
-    item: dict[str, FeatureKind] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class History:
-    """The user's last `length` items per behaviour (0 = off); training drops a share of them, `drop`."""
-
-    length: Count = 0
-    drop: Inside = 0.5
-
-
-@dataclass(frozen=True)
-class HeterRec:
-    """A transformer over the tokens of a history's items, `dim` wide; `layers` token-level and item-level.
-
-    `flatten: false` joins an item's features to one token. `buckets` n > 0 puts numbers into n of them, and
-    `list_length` strings of a list count.
-    """
-
-    layers: Count | tuple[Count, ...] = 2
-    heads: Size = 2
-    dim: Size = 64
-    intermediate_dim: Size | None = None
-    dropout: BelowOne = 0.2
-    mask: Literal["block", "causal"] = "block"
-    pooling: Literal["mean", "last", "attention"] = "mean"
-    flatten: bool = True
-    share_embeddings: bool = True
-    buckets: Count = 0
-    list_length: Size = 16
-
-
-@dataclass(frozen=True)
-class Model:
-    """The two towers; `temperature` is one number, or one per objective.
-
-    What is None goes by `user_tower`: mlp is by unit and reads the user's id, heterrec neither.
-    """
-
-    user_tower: Literal["mlp", "heterrec"] = "mlp"
-    embedding_dim: Size = 64
-    hidden: tuple[Size, ...] = ()
-    granularity: Literal["unit", "weight"] | None = None
-    user_id: bool | None = None
-    history: History = field(default_factory=History)
-    feature_dim: Size = 16
-    oov_buckets: Size = 1
-    normalize: bool = False
-    temperature: Positive | tuple[Positive, ...] = 1.0
-    heterrec: HeterRec = field(default_factory=HeterRec)
-
-    @property
-    def by_weight(self) -> bool:
-        """Whether single weights of hidden layers are owned."""
-        return (self.granularity or ("weight" if self.user_tower == "heterrec" else "unit")) == "weight"
-
-    @property
-    def reads_user_id(self) -> bool:
-        """Whether the user tower reads the id."""
-        return self.user_tower == "mlp" if self.user_id is None else self.user_id
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The retrieval softmax and its L2; `margin` is m0 of the adaptive margin (AML).
-
-    `l2` None is 0.4, with heterrec 0. For heterrec: `step_weights` of the next items that a position
-    predicts, in `one_list` or one by one.
-    """
-
-    kind: Literal["auto", "full", "sampled"] = "auto"
-    margin: float = 0.0
-    l2: NotNegative | None = None
-    l2_balance: Positive = 16.0
-    l2_popularity: NotNegative = 0.75
-    step_weights: Annotated[tuple[Positive, ...], SOME] = (1.0,)
-    one_list: bool = False
-
-
-@dataclass(frozen=True)
-class Edis:
-    """Virtual negatives: `simple` ones, and `hard` a row; `low` and `cap` bound the positive's share."""
-
-    simple: bool = True
-    hard: Count = 1
-    low: NotNegative = 0.1
-    cap: Inside = 0.5
-    concentration: Positive = 1.0
-    gradient: bool = True
-
-
-@dataclass(frozen=True)
-class Msac:
-    """Negatives by item clusters: their number, `hard` negatives a row, and what the items are told by.
-
-    `level1` None is chosen from the number of items. `temperature` divides the distances of centres.
-    `recluster` n > 0 clusters anew every n epochs, with the model's own vectors as behavioural ones.
-    """
-
-    level1: Several | None = None
-    level2: Size = 8
-    hard: Count = 4
-    temperature: Positive = 1.0
-    behavioral: bool = True
-    align: bool = True
-    recluster: Count = 0
-
-
-@dataclass(frozen=True)
-class Negatives:
-    """The negatives of the sampled loss; `clusters` of `anchors` items each are for `edis` and `msac`."""
-
-    kind: Annotated[tuple[NegativeKind, ...], SOME, DISTINCT] = ("in_batch", "uniform", "funnel")
-    uniform: Size = 512
-    popularity: Size = 512
-    popularity_power: Positive = 0.75
-    funnel: Size = 4
-    clusters: Size = 2
-    anchors: Several = 5
-    log_q: bool = True
-    edis: Edis = field(default_factory=Edis)
-    msac: Msac = field(default_factory=Msac)
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a stage keeps: shares of the coordinates per objective, or `tau`, the L1 share that it frees.
-
-    `principal_axes` turns the coordinates before, so that few hold most of the scores.
-    """
-
-    shares: tuple[Share, ...] | None = None
-    tau: BelowOne | tuple[BelowOne, ...] | None = None
-    principal_axes: bool = True
-
-
-@dataclass(frozen=True)
-class Training:
-    """The fit of each stage; what is None is chosen by the fit."""
-
-    epochs: Size = 24
-    recover_epochs: Count = 12
-    recover_share: Share = 1.0
-    patience: Size = 6
-    batch_size: Size | None = None
-    optimizer: Literal["auto", "adam", "adagrad", "sgd", "adamw"] = "auto"
-    learning_rate: Positive | None = None
-    decay: bool = True
-    seed: Seed = 0
-    mixed_precision: bool = False
-    jit_compile: bool = False
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """The cut-offs K of all metrics, and the working memory of a ranking in megabytes."""
-
-    ks: Annotated[tuple[Size, ...], SOME, DISTINCT] = (50,)
-    memory_mb: Positive = 64.0
+from csmf_tf.config_sections import DISTINCT, SOME, BelowOne
+from csmf_tf.config_sections import Capacity as Capacity
+from csmf_tf.config_sections import Edis as Edis
+from csmf_tf.config_sections import Evaluate as Evaluate
+from csmf_tf.config_sections import FeatureKind as FeatureKind
+from csmf_tf.config_sections import Features as Features
+from csmf_tf.config_sections import HeterRec as HeterRec
+from csmf_tf.config_sections import History as History
+from csmf_tf.config_sections import Log as Log
+from csmf_tf.config_sections import Loss as Loss
+from csmf_tf.config_sections import Model as Model
+from csmf_tf.config_sections import Msac as Msac
+from csmf_tf.config_sections import NegativeKind as NegativeKind
+from csmf_tf.config_sections import Negatives as Negatives
+from csmf_tf.config_sections import Split as Split
+from csmf_tf.config_sections import Training as Training
 
 
 @dataclass(frozen=True)
@@ -225,11 +36,16 @@ class Config:
 
     log: Log
     funnel: Annotated[tuple[str, ...], SOME, DISTINCT]
+    """Names of the objectives, upstream first; one or more."""
     closure: bool = True
+    """An event also counts as a positive of every earlier objective."""
     split: Split = field(default_factory=Split)
     validation_users: BelowOne | None = None
+    """Share of the users whose events are split once more, to pick epochs; by default 1,000 users, within 15
+    to 50 %; 0 trains all epochs."""
     features: Features = field(default_factory=Features)
     modalities: dict[str, str] = field(default_factory=dict)
+    """What msac tells items by: name -> a `.npy` file, or a text column of `log.items`."""
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)
     negatives: Negatives = field(default_factory=Negatives)
