@@ -50,7 +50,14 @@ def test_python_and_commands_run(folder, capsys, monkeypatch):
     assert "'in view': 0" in run(check)
     run(peer)
     monkeypatch.chdir(folder)
-    (compare,) = commands(DOCUMENT)
+    *checks, compare = commands(DOCUMENT)
+    with gzip.open(folder / "events.csv.gz", "rt") as file:
+        user, item, _ = next(line.split(",") for line in file if line.strip().endswith(",buy"))
+    (folder / "split.csv.gz").write_bytes(gzip.compress(f"user_id,item_id\n{user},{item}\n".encode()))
+    for arguments in checks:
+        # With --strict 1 means that there is a problem.
+        assert main(arguments) <= ("--strict" in arguments), arguments
+    assert (folder / "report.json").exists()
     capsys.readouterr()
     assert main(compare) == 0
     assert "buy, recall@50" in capsys.readouterr().out
