@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives bench-sequences bench-scaling lightgcn clean
+.PHONY: help venv demo test lint docs docs-serve notebooks savedmodels bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives bench-sequences bench-scaling lightgcn clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -29,8 +29,20 @@ lint: venv  ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint  ## lint, then all tests and the docstring examples
+test: lint  ## lint, then all tests, docstring examples, notebooks and documents
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: venv  ## build the site of the documents; it begins at build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: venv  ## the same on http://127.0.0.1:8000, made anew when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+notebooks: venv  ## run the notebooks of colab/ and keep their outputs; NAME=2_idea for one
+	$(BIN)/python colab/execute.py $(NAME)
+
+savedmodels: venv  ## train and export the models of savedmodels/ anew
+	$(BIN)/python savedmodels/build.py
 
 bench: venv  ## run every benchmark, one after the other
 	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python "$$bench" || exit 1; done

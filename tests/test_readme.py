@@ -35,15 +35,21 @@ def test_the_commands_go_from_a_log_to_an_answer():
 
 
 def test_the_export_answers_without_csmf_tf(folder):
-    served, _ = blocks(README, "python")
+    _, served = blocks(README, "python")
     shown = "print(*answer['ids'].shape, *answer['scores'].shape, answer['ids'][0, 0].numpy())"
     assert re.fullmatch(r"1 100 1 100 b'i\d+'\n", run_fresh(WITHOUT_CSMF_TF + served + shown, folder))
 
 
-def test_the_stages_run_by_hand(folder):
-    _, by_hand = blocks(README, "python")
-    # The one change, for speed: every `fit` stops after one epoch.
-    code, fits = re.subn(r"epochs=\d+", "epochs=1", by_hand)
-    assert fits == by_hand.count(".fit(")
-    printed = run_fresh(code, folder, PYTHONPATH=str(ROOT)).splitlines()[-1]
-    assert re.findall(r"'(view|cart|buy)': {", printed) == ["view", "cart", "buy"]
+def test_twenty_lines_go_from_a_log_to_answers(tmp_path):
+    code, _ = blocks(README, "python")
+    smaller = {"users=2000": "users=200", "items=1000": "items=120", '"epochs": 12': '"epochs": 1'}
+    for written, instead in smaller.items():
+        assert code.count(written) == 1
+        code = code.replace(written, instead)
+    printed = run_fresh(code, tmp_path, PYTHONPATH=str(ROOT)).splitlines()
+    measured = [line.split() for line in printed if re.fullmatch(r"(view|cart|buy) [\d.]+", line)]
+    assert [name for name, _ in measured] == ["view", "cart", "buy"]
+    assert all(0 < float(recall) <= 1 for _, recall in measured)
+    for weights, line in zip(["{'view': 1}", "{'view': 1, 'buy': 3}"], printed[-2:], strict=True):
+        assert line.startswith(weights)
+        assert len(re.findall(r"'i\d+'", line)) == 5
