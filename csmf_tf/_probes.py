@@ -20,7 +20,7 @@ def tensorflow() -> dict[str, Any]:
         tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")
     ]
     gpus = [one.get("device_name", "unnamed") for one in details]
-    return {"version": tf.__version__, "gpus": gpus, "built_with_cuda": tf.test.is_built_with_cuda()}
+    return {"version": tf.__version__, "gpus": gpus}
 
 
 def keras() -> dict[str, Any]:

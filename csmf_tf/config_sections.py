@@ -152,7 +152,7 @@ class Loss:
     """Softmax over the whole catalogue, or over drawn items; `auto` is full up to 50,000 items (5,000 with
     heterrec), unless `negatives.kind` has edis or msac."""
     margin: float = 0.0
-    """M0 of the cross-stage adaptive margin; 0 is off."""
+    """The m0 of the cross-stage adaptive margin; 0 is off."""
     l2: NotNegative | None = None
     """L2 strength, in units of the noise of the stage's data; by default 0.4, with heterrec 0."""
     l2_balance: Positive = 16.0

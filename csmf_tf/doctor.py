@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ DISTRIBUTION = "csmf-tf"
 SECONDS = 300
 """How long a probe may take (own choice)."""
 LEAST_MEMORY, LEAST_DISC = 2.0, 1.0
-"""Gigabytes below which there is a warning (own choice)."""
+"""GiB below which there is a warning (own choice)."""
 
 # Those that TensorFlow, oneDNN and ScaNN have code for.
 _FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile")
@@ -94,7 +94,8 @@ def installed() -> list[Check]:
         distribution = metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         sentence = "imported from its folder, not installed, so that nothing tells which versions it needs"
-        return [_python(None), Check("csmf_tf", "warning", sentence, "pip install . in its folder")]
+        mend = f"{_pip()} install {shlex.quote(str(Path(__file__).parents[1]))}"
+        return [_python(None), Check("csmf_tf", "warning", sentence, mend)]
     own = Check("csmf_tf", "ok", f"{__version__} in {Path(__file__).parent}")
     if distribution.version != __version__:
         sentence = f"the code is {__version__}, but what is installed says {distribution.version}"
@@ -126,14 +127,14 @@ def _requirements(distribution):
 def _python(wanted):
     version = platform.python_version()
     told = f"{version}{f' ({wanted} is supported)' if wanted else ''} in {sys.prefix}"
-    if wanted and not _within(version, wanted):
+    if wanted and _within(version, wanted) is False:
         return Check("python", "problem", told, f"make the environment with a Python {wanted}")
     return Check("python", "ok", told)
 
 
 def _package(requirement):
     name, wanted = requirement
-    mend = f"pip install '{name}{wanted}'"
+    mend = f"{_pip()} install '{name}{wanted}'"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -141,7 +142,7 @@ def _package(requirement):
     inside = _within(version, wanted)
     if inside is None:
         sentence = f"{version}; whether it is {wanted} cannot be told without `packaging`"
-        return Check(name, "warning", sentence, "pip install packaging")
+        return Check(name, "warning", sentence, f"{_pip()} install packaging")
     if not inside:
         return Check(name, "problem", f"{version}, but {wanted} is needed", mend)
     return Check(name, "ok", f"{version}{f' ({wanted})' if wanted else ''}")
@@ -162,18 +163,17 @@ def _probed():
     environment = os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "0"}
     command = [sys.executable, "-P", str(Path(__file__).with_name("_probes.py"))]
     end = "it ended the process"
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        try:
-            code = subprocess.run(
-                command, env=environment, stdout=out, stderr=err, timeout=SECONDS
-            ).returncode
-            end += f" with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
-        except subprocess.TimeoutExpired:
-            end = f"it gave no answer within {SECONDS} seconds"
-        for file in (out, err):
-            file.seek(0)
-        lines = [json.loads(line) for line in out if line.startswith('{"probe"')]
-        said = err.read()
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS)
+        code, out, err = done.returncode, done.stdout, done.stderr
+        end += f" with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+    except subprocess.TimeoutExpired as late:
+        out, err = late.stdout or b"", late.stderr or b""
+        end = f"it gave no answer within {SECONDS} seconds"
+    except OSError as error:
+        out, err, end = b"", b"", f"no process could be started to try it: {error}"
+    whole = [line for line in out.decode(errors="replace").splitlines() if re.fullmatch(r'{"probe".*}', line)]
+    lines, said = [json.loads(line) for line in whole], err.decode(errors="replace")
     found = {line["probe"]: line["found"] for line in lines if "found" in line}
     failed = {line["probe"]: line["error"] for line in lines if "error" in line}
     silent = next((name for name in _JUDGES if name not in found), None)
@@ -237,7 +237,12 @@ def _reinstall(*names):
     except metadata.PackageNotFoundError:
         ranges = {}
     wanted = " ".join(f"'{name}{ranges.get(name, '')}'" for name in names)
-    return f"pip install --force-reinstall --no-deps {wanted}"
+    return f"{_pip()} install --force-reinstall --no-deps {wanted}"
+
+
+def _pip():
+    # The pip of this Python: that of the shell may be another one's.
+    return f"{shlex.quote(sys.executable)} -m pip"
 
 
 def _processor(cpuinfo):
@@ -264,7 +269,7 @@ def _memory(meminfo):
     try:
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         whole, free = (int(lines[name].split()[0]) / 2**20 for name in ("MemTotal", "MemAvailable"))
-    except (OSError, KeyError):
+    except (OSError, KeyError, ValueError, IndexError):
         return Check("memory", "warning", "how much there is cannot be told on this system")
     low = free < LEAST_MEMORY
     mend = "end other programs: TensorFlow alone takes about one gigabyte" if low else ""
@@ -272,7 +277,10 @@ def _memory(meminfo):
 
 
 def _disc():
-    free = shutil.disk_usage(".").free / 2**30
+    try:
+        folder, free = Path.cwd(), shutil.disk_usage(".").free / 2**30
+    except OSError:
+        return Check("disc", "warning", "how much is free in the current folder cannot be told")
     low = free < LEAST_DISC
     mend = "runs and exports hold several copies of the embedding tables: make room" if low else ""
-    return Check("disc", "warning" if low else "ok", f"{free:.1f} GiB are free in {Path.cwd()}", mend)
+    return Check("disc", "warning" if low else "ok", f"{free:.1f} GiB are free in {folder}", mend)

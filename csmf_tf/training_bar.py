@@ -26,7 +26,7 @@ class TrainingBar:
     def __init__(self, funnel: Sequence[str], data: Mapping[str, StageData], schedule: Schedule):
         self._funnel, self._data, self._schedule = tuple(funnel), data, schedule
         # The mean over all steps: the pauses for validation belong to the time left.
-        self._bar = bar(total=0, delay=0, smoothing=0, beside_lines=True)
+        self._bar = bar(about="preparing", total=0, delay=0, smoothing=0, beside_lines=True)
         self.visible = not self._bar.disable
 
     def __enter__(self) -> "TrainingBar":

@@ -12,7 +12,37 @@ from snippets import ROOT, shell_lines
 import csmf_tf
 
 PACKAGE = ROOT / "csmf_tf"
-DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))
+OTHERS = sorted(
+    str(path.relative_to(ROOT)) for path in [*ROOT.glob("savedmodels/**/*.md"), *ROOT.glob("colab/*.md")]
+)
+DOCUMENTS = ["README.md", *PAGES, *OTHERS]
+ALL = {"yaml", "sh", "python"}
+# The test that takes all blocks of these languages from a document, in their order.
+RUN_BY = {
+    "README.md": ("test_readme.py", ALL),
+    "docs/datasets.md": ("test_datasets_doc.py", {"sh", "python"}),
+    "docs/evaluation.md": ("test_evaluation_doc.py", {"sh", "python"}),
+    "docs/heterrec.md": ("test_heterrec_doc.py", ALL),
+    "docs/negatives.md": ("test_negatives_doc.py", {"sh", "yaml"}),
+    "docs/serving.md": ("test_serving_doc.py", {"json", "proto", "python", "sh"}),
+    "savedmodels/README.md": ("test_savedmodels.py", {"sh", "python"}),
+    "savedmodels/portable/README.md": ("test_savedmodels.py", {"sh", "python", "json", "yaml"}),
+    "savedmodels/scann/README.md": ("test_savedmodels.py", {"sh", "python", "json", "yaml"}),
+}
+RUN_BY |= {
+    f"docs/{page}.md": ("test_pages.py", ALL)
+    for page in (
+        "add_objective",
+        "by_hand",
+        "cli",
+        "concepts",
+        "own_data",
+        "own_towers",
+        "reliability",
+        "scale",
+    )
+}
 # What no test runs: output and layouts, sessions of somebody else's programs, formulas.
 SHOWN = {"text", "console", "math"}
 NOT_RUN = {
@@ -22,6 +52,7 @@ NOT_RUN = {
     "docker": "there is no container runtime where the tests run",
     "curl": "there is no server; test_serving_doc.py asks its body of the signatures",
     "pip": "nothing is installed by a test",
+    "python": "test_savedmodels.py runs savedmodels/build.py on little data",
 }
 # Run by bash, whole: `serving_client.c` in test_serving_doc.py.
 BY_BASH = {"TF=$(python", "cc", "./client"}
@@ -67,7 +98,7 @@ def test_a_fault_would_abort_the_build(tmp_path):
 
 
 def test_every_page_is_in_the_navigation_and_drawn(pages):
-    for document in DOCUMENTS[1:]:
+    for document in PAGES:
         assert document.removeprefix("docs/").replace(".md", ".html") in pages
     assert "Keep a Changelog" in pages["changelog.html"]
 
@@ -140,21 +171,10 @@ def fences(document):
     return re.findall(r"^```(.*?)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def languages_run(document):
-    """The languages whose blocks the tests that name the document take from it."""
-    languages = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
-        source = path.read_text()
-        if path.name != "test_docs_site.py" and f'"{document}"' in source:
-            languages |= set(re.findall(r"\bblocks\(\w+, \"(\w+)\"\)", source))
-            languages |= {"sh"} if re.search(r"\bcommands\(", source) else set()
-            languages |= {"yaml", "sh", "python"} if "run_document(" in source else set()
-    return languages
-
-
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_code_block_of_a_document_is_run(document):
-    run = languages_run(document)
+    test, run = RUN_BY.get(document, (None, set()))
+    assert test is None or document.rpartition("/")[2] in (ROOT / "tests" / test).read_text()
     for language, code in fences(document):
         if language == "sh":
             commands = {words[0] for words in shell_lines(code)} - NOT_RUN.keys()

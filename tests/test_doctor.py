@@ -69,7 +69,7 @@ def test_packages_are_held_against_the_ranges_of_the_installed_distribution(dist
     assert list(checks) == ["python", "csmf_tf", "numpy", "pyyaml", "no-such-package"]
     assert [check.level for check in checks.values()] == ["ok", "ok", "ok", "problem", "problem"]
     assert checks["pyyaml"].sentence == f"{metadata.version('pyyaml')}, but <1 is needed"
-    assert checks["pyyaml"].mend == "pip install 'pyyaml<1'"
+    assert checks["pyyaml"].mend == f"{sys.executable} -m pip install 'pyyaml<1'"
     assert checks["no-such-package"].sentence == "not installed; ==1.2.* is needed"
 
 
@@ -80,6 +80,14 @@ def test_python_and_a_stale_installation(distribution):
     assert "Python >=3.99" in checks["python"].mend
     assert checks["csmf_tf"].level == "warning"
     assert "what is installed says 0.0.1" in checks["csmf_tf"].sentence
+
+
+def test_without_packaging_ranges_are_left_open(distribution, monkeypatch):
+    distribution("numpy<99")
+    monkeypatch.setitem(sys.modules, "packaging.specifiers", None)
+    checks = by_name(doctor.installed())
+    assert (checks["python"].level, checks["numpy"].level) == ("ok", "warning")
+    assert "packaging" in checks["numpy"].mend
 
 
 def test_a_folder_that_is_not_installed_is_a_warning(monkeypatch):
@@ -146,6 +154,16 @@ def test_instructions_of_the_processor(flags, level, said, tmp_path, monkeypatch
     assert checks["processor"].level == level
     assert checks["processor"].sentence.endswith(f"cores, {said}")
     assert (checks["memory"].level, checks["memory"].sentence) == ("warning", "1.0 of 8.0 GiB are free")
+
+
+def test_a_folder_that_is_gone_and_odd_files_are_warnings(tmp_path, monkeypatch):
+    def gone(path):
+        raise FileNotFoundError(path)
+
+    (tmp_path / "meminfo").write_text("no colon\nMemTotal:\n")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", gone)
+    checks = by_name(doctor.machine(tmp_path))
+    assert (checks["memory"].level, checks["disc"].level) == ("warning", "warning")
 
 
 def test_other_systems_tell_less(tmp_path):

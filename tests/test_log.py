@@ -244,6 +244,20 @@ def test_parquet_is_read_with_bounded_memory(tmp_path):
     assert large < bytes_of_ids_alone / 4
 
 
+def test_progress_adds_up_to_the_bytes_of_the_files(csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "_CHUNK_ROWS", 3)
+    table = pa.table({"user_id": [f"u{n}" for n in range(20)]})
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name in ("a", "b"):
+        pq.write_table(table, folder / f"{name}.parquet")
+    for path in (folder, folder / "a.parquet", csv(HEADER + "u1,i1,view,7\n")):
+        told = []
+        assert sum(len(chunk.rows) for chunk in stream.stream(path, ["user_id"], progress=told.append))
+        assert sum(told) == stream.bytes_of(path)
+        assert len(told) == {"parts": 14, "a.parquet": 7}.get(path.name, 1)
+
+
 @pytest.mark.parametrize(
     ("name", "timestamp", "rows", "users"),
     [("taobao", None, 1_177_059, 15_449), ("retailrocket", "timestamp", 97_381, 2_174)],

@@ -1,8 +1,10 @@
 """The shipped exports: each answers as its example says, without csmf_tf, and is what its card says."""
 
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
+
+from csmf_tf._keras import tf
 
 SHIPPED = Path(__file__).parents[1] / "savedmodels"
 INDEXES = ["portable", "scann"]
@@ -24,8 +28,10 @@ SIGNATURES = [
 ]
 
 # Plain TensorFlow, in which the portable export has answered before ScaNN's operations are there.
-FRESH = """
+FRESH = r"""
 import json
+import os
+import re
 import sys
 
 sys.modules["csmf_tf"] = None
@@ -46,6 +52,11 @@ for index in ("portable", "scann"):
         outputs = {key: value.numpy().tolist() for key, value in signature(**inputs).items()}
         outputs["ids"] = [[item.decode() for item in row] for row in outputs.get("ids", [])]
         answers[index].append(outputs)
+os.chdir(f"{shipped}/..")
+for page in ("README.md", "portable/README.md", "scann/README.md"):
+    with open(f"{shipped}/{page}", encoding="utf-8") as file:
+        (code,) = re.findall(r"^```python\n(.*?)^```$", file.read(), re.DOTALL | re.MULTILINE)
+    exec(code, {})
 print(json.dumps(answers))
 """
 
@@ -125,6 +136,32 @@ def test_card_says_what_the_export_is(index):
     for ids in example["outputs"]["ids"]:
         assert f"| {', '.join(ids[:5])} |" in text
     assert "license: apache-2.0" in text
+
+
+def test_rebuild_makes_what_is_shipped(tmp_path, monkeypatch):
+    """The command that rebuilds them, on little data: the same files, and cards of the same sections."""
+    spec = importlib.util.spec_from_file_location("build", SHIPPED / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    small = {"epochs": 1, "recover_epochs": 0, "seed": 0}
+    monkeypatch.setattr(build, "SIMULATED", {"users": 150, "items": 120, "seed": 0})
+    monkeypatch.setattr(build, "CONFIG", build.CONFIG | {"model": {"embedding_dim": 8}, "training": small})
+    settings = {"scann": {"leaves": 4, "leaves_to_search": 4}, "portable": {"cells": 4, "candidates": 120}}
+    monkeypatch.setattr(build, "SETTINGS", settings)
+    monkeypatch.setattr(build, "LEAST_GAP", 0.0)
+    monkeypatch.setattr(sys, "argv", ["build.py", "--out", str(tmp_path)])
+    # It would hold for all later tests of the process.
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
+    build.main()
+    for index in INDEXES:
+        cards = [(folder / index / "README.md").read_text() for folder in (SHIPPED, tmp_path)]
+        sections = [re.findall("^## .*", card, flags=re.MULTILINE) for card in cards]
+        assert sections[0] == sections[1]
+        files = [re.findall(r"^\| (\S+) \| [\d,]+ \| `", card, flags=re.MULTILINE) for card in cards]
+        assert files[0] == files[1]
+        assert "simulate(users=150, items=120, seed=0)" in cards[1]
+        asked = json.loads((tmp_path / index / "example.json").read_text())
+        assert sorted(one["request"]["signature_name"] for one in asked) == SIGNATURES
 
 
 def test_both_together_take_ten_megabytes_at_most():

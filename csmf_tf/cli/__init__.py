@@ -11,8 +11,8 @@ from csmf_tf.cli import checking, completion, data, measuring, serving, starting
 from csmf_tf.cli.output import error_text, is_of_input, named_json, show
 from csmf_tf.progress import shown
 
-OF_INPUT, UNEXPECTED, INTERRUPTED = 2, 70, 130
-"""Exit codes: as of argparse, of sysexits.h for software that fails, of shells for what Ctrl-C has ended."""
+OF_INPUT, UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
+"""Exit codes: as of argparse, of sysexits.h for software that fails, of shells for SIGINT and SIGPIPE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: that of the command's answer, by default 0; 2 when the input was at fault and 70 when
-        something unexpected happened (the reason is on stderr); 130 when it was interrupted.
+        something unexpected happened (the reason is on stderr); 130 when it was interrupted, and 141 when
+        it was not done and nobody reads what it prints any more.
     """
     # TensorFlow reports a missing GPU as an error; its Python errors come as exceptions all the same.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -32,12 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Lines about what is going on are no part of the document.
         with redirect_stdout(sys.stderr) if args.json == "-" else nullcontext(), shown(not args.quiet):
             answer = args.run(args)
-        show(answer, args.json)
-        return answer.code
+        return _shown(answer, args.json)
     except BrokenPipeError:
-        # The reader of our output has gone, say `head`: nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _silence()
+        return CLOSED_PIPE
     except KeyboardInterrupt:
         if args.debug:
             raise
@@ -50,6 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"csmf-tf: error: {error_text(error)}", file=sys.stderr)
         return OF_INPUT if is_of_input(error) else UNEXPECTED
+
+
+def _shown(answer, target):
+    """Shows an answer, if somebody reads it, and gives its exit code."""
+    try:
+        show(answer, target)
+    except BrokenPipeError:
+        _silence()
+    return answer.code
+
+
+def _silence():
+    # The reader of our output has gone, say `head`: nothing is left to say, not even at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_parser() -> argparse.ArgumentParser:

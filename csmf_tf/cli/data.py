@@ -65,7 +65,7 @@ def _simulate(args):
 def _import(args):
     from csmf_tf.data.public import import_set
 
-    done = import_set(args.set, args.files, args.out, thresholds=_ratings(args.thresholds), progress=True)
+    done = import_set(args.set, args.files, args.out, thresholds=_ratings(args.thresholds))
     out = os.path.normpath(args.out)
     counts = ", ".join(f"{name} {count:,}" for name, count in done.events.items())
     lines = [f"wrote {out}/events.parquet: {counts}"]

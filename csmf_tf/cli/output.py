@@ -24,19 +24,22 @@ class Answer(NamedTuple):
 
 
 def show(answer: Answer, target: str | None) -> None:
-    """Prints the text, and writes the document as JSON to a file; if that is "-", prints JSON alone."""
+    """Prints the text, and writes the document as JSON to a file; if that is "-", prints JSON alone.
+
+    The text comes first: a file that cannot be written costs nobody the answer.
+    """
     whole = json.dumps(_finite(answer.document), indent=1)
     if target == "-":
         print(whole, flush=True)
         return
+    if answer.text:
+        print(answer.text, flush=True)
     if target:
         path = pathlib.Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".tmp")
         beside.write_text(whole + "\n")
         beside.replace(path)
-    if answer.text:
-        print(answer.text, flush=True)
 
 
 def _finite(value: Any) -> Any:
@@ -91,5 +94,5 @@ def error_text(error: Exception) -> str:
         name = type(error).__name__
         return f"{name}: {text}; a damaged file or a fault of csmf_tf, --debug shows where"
     # TensorFlow puts where an op was made before the reason, and the op's name behind it.
-    of_op = getattr(error, "message", "")
-    return re.split(r"\n\s*\[\[", of_op)[0].splitlines()[-1] if of_op else text
+    reason = re.split(r"\n\s*\[\[", getattr(error, "message", ""))[0].splitlines()
+    return reason[-1] if reason else text

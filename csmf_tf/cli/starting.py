@@ -28,7 +28,7 @@ def register(command):
 def _doctor(args):
     from csmf_tf.doctor import examine, to_dict, to_text
 
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not args.quiet:
         print("csmf-tf: note: TensorFlow and ScaNN are tried, which takes some seconds", file=sys.stderr)
     checks = examine()
     return Answer(to_dict(checks), to_text(checks), int(any(check.level == "problem" for check in checks)))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from csmf_tf.data.groups import Groups, group
-from csmf_tf.data.stream import Chunk, objects, stream
+from csmf_tf.data.stream import Chunk, bytes_of, objects, stream
 from csmf_tf.data.times import times_of
 from csmf_tf.progress import bar
 
@@ -202,9 +202,9 @@ def in_order(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _chunks(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[Chunk]:
-    """The chunks of the log, under a bar of the bytes read; Parquet does not tell them."""
+    """The chunks of the log, under a bar of the bytes read."""
     about = f"reading {os.path.basename(path)}"
-    with bar(about=about, total=os.path.getsize(path) if os.path.isfile(path) else None) as read:
+    with bar(about=about, total=bytes_of(path)) as read:
         yield from stream(path, columns, progress=read.update)
 
 

@@ -100,7 +100,8 @@ def stream(
         path: the file.
         columns: names of the columns to read; the others are skipped.
         layout: for a CSV file without a header row, whose name may end in anything; None for one with it.
-        progress: called before each chunk of a CSV file with the number of bytes read since the last call.
+        progress: called before each chunk with the number of bytes read since the last call; for Parquet,
+            whose columns lie apart, with the chunk's share of the rows in bytes.
 
     Yields:
         `Chunk`s in file order.
@@ -113,7 +114,10 @@ def stream(
     try:
         for file in [Path(path)] if layout else _files(Path(path)):
             as_csv = layout or file.suffix not in _PARQUET
-            batches = _read_csv(file, columns, layout, progress) if as_csv else _read_parquet(file, columns)
+            if as_csv:
+                batches = _read_csv(file, columns, layout, progress)
+            else:
+                batches = _read_parquet(file, columns, progress)
             for batch in batches:
                 rows = np.arange(first_row, first_row + batch.num_rows)
                 first_row += batch.num_rows
@@ -217,11 +221,24 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _read_parquet(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def bytes_of(path: str | os.PathLike) -> int:
+    """The size of a CSV or Parquet file, or of all Parquet files of a folder."""
+    return sum(file.stat().st_size for file in _files(Path(path)))
+
+
+def _read_parquet(
+    file: Path, columns: Sequence[str], progress: Callable[[int], object] | None
+) -> Iterator[pa.RecordBatch]:
     # A buffered reader fetches page by page; else it holds whole row groups, which may be the whole file.
     with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened:
         _check_columns(file, columns, opened.schema_arrow.names)
-        yield from opened.iter_batches(batch_size=_CHUNK_ROWS, columns=list(columns), use_threads=False)
+        row = file.stat().st_size / max(opened.metadata.num_rows, 1)
+        read = 0
+        for batch in opened.iter_batches(batch_size=_CHUNK_ROWS, columns=list(columns), use_threads=False):
+            if progress:
+                before, read = read, read + batch.num_rows
+                progress(round(read * row) - round(before * row))
+            yield batch
 
 
 def _header(file: Path) -> list[str]:

@@ -4,8 +4,6 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 
-from tqdm import tqdm
-
 from csmf_tf.data.public.aliccp import ALICCP
 from csmf_tf.data.public.aliexpress import ALIEXPRESS
 from csmf_tf.data.public.base import PublicSet
@@ -14,6 +12,7 @@ from csmf_tf.data.public.movielens import movielens
 from csmf_tf.data.public.shops import RETAILROCKET, TAOBAO, TMALL
 from csmf_tf.data.public.source import recognise
 from csmf_tf.data.public.target import Imported, Target
+from csmf_tf.progress import bar
 
 SETS: Mapping[str, PublicSet] = {
     "taobao": TAOBAO,
@@ -32,7 +31,6 @@ def import_set(
     out: str | os.PathLike[str],
     *,
     thresholds: Sequence[float] | None = None,
-    progress: bool = False,
 ) -> Imported:
     r"""Turns the files of a known public set into a log, feature tables and a configuration for them.
 
@@ -46,7 +44,6 @@ def import_set(
         files: the files of the set, in any order, but partners (a log and its features) in the same order.
         out: the folder to be made.
         thresholds: for movielens only, see `csmf_tf.data.public.movielens.movielens`.
-        progress: whether to show a bar, if on a terminal.
 
     Returns:
         What was written.
@@ -78,9 +75,9 @@ def import_set(
         raise ValueError(f"`thresholds` belongs to movielens. Received: it with {name}; leave it out.")
     one = SETS[name] if thresholds is None else movielens(thresholds)
     target = Target(out, one.funnel, one.ignore, one.split, one.features)
-    with tqdm(desc=f"reading {name}", unit="B", unit_scale=True, disable=None if progress else True) as bar:
-        sources = recognise(files, one.files, one.where, bar.update)
-        bar.total = sum(source.path.stat().st_size for of_role in sources.values() for source in of_role)
+    with bar(about=f"reading {name}") as read:
+        sources = recognise(files, one.files, one.where, read.update)
+        read.total = sum(source.path.stat().st_size for of_role in sources.values() for source in of_role)
         with target:
             one.read(sources, target)
     return target.imported
