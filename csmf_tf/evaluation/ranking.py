@@ -233,7 +233,7 @@ def _in_chunks(
     pool = ThreadPoolExecutor(threads)
     try:
         hidden = not progress
-        with tqdm(total=users, desc="ranking", unit="user", delay=1, disable=hidden, leave=False) as bar:
+        with tqdm(total=users, desc="ranking", unit="user", disable=hidden, leave=False) as bar:
             for rows, found in zip(chunks, pool.map(best, chunks), strict=True):
                 ranked[rows] = found
                 bar.update(len(found))
