@@ -400,7 +400,9 @@ class CSMF(tfrs.models.Model):
     def _in_chunks(self, embed, encoded, size):
         rows = len(next(iter(encoded.values())))
         if embed.__name__ not in self._traced:
-            self._traced[embed.__name__] = tf.function(embed, reduce_retracing=True)
+            # Nothing in it branches on a tensor, and AutoGraph takes a second to find that out.
+            plain = tf.autograph.experimental.do_not_convert(embed)
+            self._traced[embed.__name__] = tf.function(plain, reduce_retracing=True)
         return np.concatenate(
             [
                 self._traced[embed.__name__]({k: tf.constant(v[at : at + size]) for k, v in encoded.items()})
@@ -410,6 +412,7 @@ class CSMF(tfrs.models.Model):
 
     # Training
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data):
         """One step of the stage in training; unlike the base class it scales the loss in mixed precision."""
         with tf.GradientTape() as tape:

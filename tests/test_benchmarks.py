@@ -1,31 +1,54 @@
 """The benchmarks run and end in one line of JSON."""
 
+import ast
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SCRIPTS = [path.stem for path in sorted(BENCHMARKS.glob("*.py"))]
 
 
-def run(name, *arguments):
-    """The lines of a benchmark's table, and its JSON."""
-    result = subprocess.run(
-        [sys.executable, f"benchmarks/{name}.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    *table, last = result.stdout.splitlines()
-    return table, json.loads(last)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Function of a benchmark and its arguments that gives the lines of its table, and its JSON.
+
+    It runs in this process, as a script would in one of its own but for the seconds to import TensorFlow.
+    """
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def ran(name, *arguments):
+        path = BENCHMARKS / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+        runpy.run_path(str(path), run_name="__main__")
+        *table, last = capsys.readouterr().out.splitlines()
+        return table, json.loads(last)
+
+    yield ran
+    # One imports another by its bare name.
+    for name in SCRIPTS:
+        sys.modules.pop(name, None)
 
 
-def test_train_step_prints_a_table_and_its_ratios():
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_csmf_tf_picks_keras_before_anything_imports_tensorflow(name):
+    imports = []
+    for statement in ast.parse((BENCHMARKS / f"{name}.py").read_text()).body:
+        if isinstance(statement, ast.Import):
+            imports += [alias.name.split(".")[0] for alias in statement.names]
+        if isinstance(statement, ast.ImportFrom):
+            imports.append(statement.module.split(".")[0])
+    those = {"tensorflow", "tf_keras", "keras", "tensorflow_recommenders", "scann", "benchmarks", *SCRIPTS}
+    assert next(module for module in imports if module in {"csmf_tf", *those}) in ("csmf_tf", *SCRIPTS)
+
+
+def test_train_step_prints_a_table_and_its_ratios(run):
     table, report = run("train_step", "--quick", "--seed", "3")
     assert set(report) == {"ratio_to_tfrs", "ratio_1e6_to_1e4_items", "ratios", "setting"}
     assert report["ratio_to_tfrs"] > 0
@@ -38,21 +61,21 @@ def test_train_step_prints_a_table_and_its_ratios():
     assert report["setting"]["seed"] == 3
 
 
-def test_negatives_prints_a_table_and_its_ratios():
+def test_negatives_prints_a_table_and_its_ratios(run):
     table, report = run("negatives", "--quick", "--seed", "3")
     assert len(table) == 7
     assert all(report[name] > 0 for name in ("edis_to_real", "edis_of_msac_to_real", "msac_to_uniform"))
     assert report["setting"]["seed"] == 3
 
 
-def test_heterrec_prints_a_table_and_its_ratios():
+def test_heterrec_prints_a_table_and_its_ratios(run):
     table, report = run("heterrec", "--quick", "--seed", "3")
     assert len(table) == 2
     assert all(report["ratio_to_sasrec"][name] > 0 for name in ("sasrec", "sasrec_all_blocks"))
     assert report["setting"]["seed"] == 3
 
 
-def test_evaluate_measures_the_same_as_its_peer_and_says_how_fast():
+def test_evaluate_measures_the_same_as_its_peer_and_says_how_fast(run):
     table, report = run("evaluate", "--quick", "--seed", "3")
     assert any(line.startswith("FactorizedTopK, catalogue by 128") for line in table)
     assert report["speedup_over_factorized_topk"] == report["speedup_by_catalogue_batch"]["128"] > 0
@@ -64,7 +87,7 @@ TAOBAO = ROOT.parent / "shared" / "data" / "taobao"
 
 
 @pytest.mark.skipif(not TAOBAO.exists(), reason=f"the taobao log is not part of the project: no {TAOBAO}")
-def test_taobao_leak_counts_what_leaks():
+def test_taobao_leak_counts_what_leaks(run):
     _, report = run("taobao_leak", "--folder", str(TAOBAO))
     assert report["leaking"]["buy"]["in view"] == 12_650
     rule = report["rules"]["counting"]
@@ -72,7 +95,7 @@ def test_taobao_leak_counts_what_leaks():
     assert rule["met"]["users"] + rule["new"]["users"] == rule["all"]["users"] == 15_449
 
 
-def test_retrieve_measures_all_indices_and_their_bars(tmp_path):
+def test_retrieve_measures_all_indices_and_their_bars(run, tmp_path):
     figure = tmp_path / "frontier.png"
     table, report = run("retrieve", "--quick", "--seed", "3", "--figure", str(figure))
     for kind in ("exact", "portable", "scann", "raw scann"):
@@ -90,7 +113,7 @@ def test_retrieve_measures_all_indices_and_their_bars(tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_refresh_measures_every_index_beside_a_full_export():
+def test_refresh_measures_every_index_beside_a_full_export(run):
     table, report = run("refresh", "--quick", "--seed", "3")
     kinds = ["exact", "portable", "scann"]
     assert [line.split()[0] for line in table[-3:]] == kinds

@@ -286,7 +286,7 @@ class Stopped(Exception):
     pass
 
 
-def rates(run, directory, stop_at=None, **schedule):
+def rates(run, directory, stop_at=None, funnel=FUNNEL, **schedule):
     """The learning rates of each fit, by objective and phase; `stop_at` is an epoch at which all ends."""
     seen = {}
 
@@ -299,7 +299,8 @@ def rates(run, directory, stop_at=None, **schedule):
 
         return [keras.callbacks.LambdaCallback(on_epoch_end=note)]
 
-    made = cascade(run, directory, validate=None, callbacks=callbacks, schedule=Schedule(**schedule))
+    model = fresh(run, funnel)
+    made = cascade(run, directory, model, validate=None, callbacks=callbacks, schedule=Schedule(**schedule))
     with contextlib.suppress(Stopped):
         made.run()
     return seen
@@ -311,20 +312,23 @@ def test_the_learning_rate_falls_and_what_follows_the_first_fit_starts_low(run, 
     assert found["view", "fit"] == [0.05] * 8 + [0.01, 0.002]
     assert found["view", "recover"] == [0.01, 0.01]
     assert found["cart", "fit"] == found["buy", "fit"] == low
-    found = rates(run, tmp_path / "constant", epochs=2, recover_epochs=1, decay=False)
+    found = rates(run, tmp_path / "constant", funnel=FUNNEL[:2], epochs=2, recover_epochs=1, decay=False)
+    assert [*found] == [("view", "fit"), ("view", "recover"), ("cart", "fit")]
     assert {rate for of_phase in found.values() for rate in of_phase} == {0.05}
 
 
 def test_a_fit_that_goes_on_has_the_rates_of_an_unbroken_one(run, tmp_path):
-    assert rates(run, tmp_path, stop_at=8, epochs=10, recover_epochs=0)["view", "fit"] == [0.05] * 8 + [0.01]
-    assert rates(run, tmp_path, epochs=10, recover_epochs=0)["view", "fit"] == [0.002]
+    one = {"funnel": FUNNEL[:1], "epochs": 10, "recover_epochs": 0}
+    assert rates(run, tmp_path, stop_at=8, **one) == {("view", "fit"): [0.05] * 8 + [0.01]}
+    assert rates(run, tmp_path, **one) == {("view", "fit"): [0.002]}
 
 
 def test_decay_goes_through_the_optimizer_that_scales_the_loss(run, tmp_path):
     def optimizer():
         return keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(0.05))
 
-    made = cascade(run, tmp_path, optimizer=optimizer, schedule=Schedule(epochs=2, recover_epochs=0))
+    schedule = Schedule(epochs=2, recover_epochs=0)
+    made = cascade(run, tmp_path, fresh(run, FUNNEL[:2]), optimizer=optimizer, schedule=schedule)
     made.run()
     assert float(made.model.optimizer.inner_optimizer.learning_rate) == pytest.approx(0.01)
 

@@ -273,15 +273,19 @@ def moved(path, to):
     return str(to)
 
 
-@pytest.mark.parametrize("index", ["exact", "portable"])
-def test_fresh_process_needs_tensorflow_alone_for_indices_of_stock_ops(index, embed_user, tmp_path):
-    options = {"index": index, "embed_item": EmbedItem(), "item_signature": ITEM_SIGNATURE}
-    path = moved(write(tmp_path / "here", embed_user, **options), tmp_path / "there")
-    default, weighed = in_fresh_process([path], blocked=["scann"])[path]
-    for user, by_default, by_weights in zip(USERS, default, weighed, strict=True):
-        vector = embed_user({"user_id": tf.constant([user])}).numpy()[0]
-        assert by_default == best(vector, [1, 1, 1], 5)[0]
-        assert by_weights == best(vector, [1, 0, 3], 5)[0]
+def test_fresh_process_needs_tensorflow_alone_for_indices_of_stock_ops(embed_user, tmp_path):
+    options = {"embed_item": EmbedItem(), "item_signature": ITEM_SIGNATURE}
+    paths = [
+        moved(write(tmp_path / index, embed_user, index=index, **options), tmp_path / f"moved {index}")
+        for index in ("exact", "portable")
+    ]
+    answers = in_fresh_process(paths, blocked=["scann"])
+    for path in paths:
+        default, weighed = answers[path]
+        for user, by_default, by_weights in zip(USERS, default, weighed, strict=True):
+            vector = embed_user({"user_id": tf.constant([user])}).numpy()[0]
+            assert by_default == best(vector, [1, 1, 1], 5)[0]
+            assert by_weights == best(vector, [1, 0, 3], 5)[0]
 
 
 def test_fresh_process_needs_scann_beside_for_its_index(embed_user, tmp_path):

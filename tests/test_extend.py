@@ -121,23 +121,36 @@ class Stop(keras.callbacks.Callback):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("killed_at", ["before the events", "before the stage", "in an epoch"])
-@pytest.mark.parametrize("again", ["add_objective", "fit"])
-def test_killed_extension_goes_on(directory, monkeypatch, killed_at, again):
-    run = Run(directory).restore()
-    before = vectors(run)
+@pytest.fixture(scope="module")
+def killed(finished, tmp_path_factory):
+    """Function of a moment that gives a run whose extension was killed then, and its vectors before."""
+    made = {}
 
     def kill(*args, **kwargs):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        if killed_at == "before the events":
-            patch.setattr("csmf_tf.run.save_split", kill)
-        if killed_at == "before the stage":
-            patch.setattr(Run, "fit", kill)
-        with pytest.raises(KeyboardInterrupt):
-            run.add_objective("buy", share=0.2, callbacks=lambda name, phase: [Stop()], verbose=0)
+    def at(moment):
+        if moment not in made:
+            directory = shutil.copytree(finished, tmp_path_factory.mktemp("killed") / "run")
+            run = Run(directory).restore()
+            made[moment] = directory, vectors(run)
+            with pytest.MonkeyPatch.context() as patch:
+                if moment == "before the events":
+                    patch.setattr("csmf_tf.run.save_split", kill)
+                if moment == "before the stage":
+                    patch.setattr(Run, "fit", kill)
+                with pytest.raises(KeyboardInterrupt):
+                    run.add_objective("buy", share=0.2, callbacks=lambda name, phase: [Stop()], verbose=0)
+        return made[moment]
 
+    return at
+
+
+@pytest.mark.parametrize("killed_at", ["before the events", "before the stage", "in an epoch"])
+@pytest.mark.parametrize("again", ["add_objective", "fit"])
+def test_killed_extension_goes_on(killed, tmp_path, killed_at, again):
+    left, before = killed(killed_at)
+    directory = shutil.copytree(left, tmp_path / "run")
     run = Run(directory).restore()
     assert list(run.evaluate()["objectives"]) == ["view", "cart"]
     assert vectors(run) == before

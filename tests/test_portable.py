@@ -148,29 +148,33 @@ def test_other_items_are_found_without_new_centroids_or_graph(change):
     assert (indices.numpy()[:, len(others) :] == -1).all()
 
 
-@pytest.mark.parametrize("rearranged", [False, True])
-def test_saved_model_needs_nothing_but_tensorflow(tmp_path, rearranged):
+def test_saved_model_needs_nothing_but_tensorflow(tmp_path):
     items, queries = clustered(2000, 8, 6)
     queries[4] = np.nan
-    index = PortableIndex(items, 12, cells=30, candidates=200)
-    if rearranged:
-        index.arrange()
-    expected, _ = search(index, queries)
-    module = tf.Module()
-    module.variables_ = index.variables
-    signature = tf.function(lambda queries: dict(zip(("ids", "scores"), index.search(queries), strict=True)))
-    signature = signature.get_concrete_function(tf.TensorSpec([None, 8], tf.float32, "queries"))
-    tf.saved_model.save(module, str(tmp_path / "model"), signature)
     np.save(tmp_path / "queries.npy", queries)
+    expected = []
+    for name, rearranged in (("packed", False), ("rearranged", True)):
+        index = PortableIndex(items, 12, cells=30, candidates=200)
+        if rearranged:
+            index.arrange()
+        expected.append(search(index, queries)[0].tolist())
+        module = tf.Module()
+        module.variables_ = index.variables
+        signature = tf.function(
+            lambda queries, index=index: dict(zip(("ids", "scores"), index.search(queries), strict=True))
+        )
+        signature = signature.get_concrete_function(tf.TensorSpec([None, 8], tf.float32, "queries"))
+        tf.saved_model.save(module, str(tmp_path / name), signature)
     code = (
         "import json, sys\nsys.modules['scann'] = sys.modules['csmf_tf'] = None\n"
-        "import numpy as np, tensorflow as tf\nmodel = tf.saved_model.load('model')\n"
-        "queries = tf.constant(np.load('queries.npy'))\n"
-        "print(json.dumps(model.signatures['serving_default'](queries=queries)['ids'].numpy().tolist()))"
+        "import numpy as np, tensorflow as tf\nqueries = tf.constant(np.load('queries.npy'))\n"
+        "models = [tf.saved_model.load(name) for name in ('packed', 'rearranged')]\n"
+        "answers = [model.signatures['serving_default'](queries=queries)['ids'] for model in models]\n"
+        "print(json.dumps([ids.numpy().tolist() for ids in answers]))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1]) == expected.tolist()
+    assert json.loads(result.stdout.splitlines()[-1]) == expected
 
 
 def test_whole_cells_are_scored_until_there_are_enough_vectors():

@@ -333,20 +333,20 @@ def test_a_run_computes_what_is_missing_and_nothing_twice(report, tmp_path, monk
     def counted(name, method):
         return lambda task: computed.append((name, task.seed)) or method(task)
 
-    for name in ("popularity", "counting", "esmm", "csmf"):
+    methods, one_process = ["popularity", "counting", "bpr_union", "esmm", "csmf"], ("--workers", "1")
+    for name in methods:
         monkeypatch.setitem(compute.METHODS, name, counted(name, compute.METHODS[name]))
 
-    methods, one_process = ["popularity", "counting", "esmm", "csmf"], ("--workers", "1")
     first = report(methods, *one_process, "--seeds", "0")
-    assert computed == [("popularity", 0), ("counting", 0), ("esmm", 0), ("csmf", 0)]
+    assert computed == [("popularity", 0), ("counting", 0), ("bpr_union", 0), ("esmm", 0), ("csmf", 0)]
     assert report(methods, *one_process, "--seeds", "0") == first
-    assert len(computed) == 4
-    (tmp_path / "taobao" / "esmm-0.json").unlink()
-    both = report(["popularity", "esmm"], *one_process, "--seeds", "0", "1")
-    assert computed[4:] == [("esmm", 0), ("esmm", 1)]
-    assert {name: one["seeds"] for name, one in both["methods"].items()} == {"popularity": 1, "esmm": 2}
+    assert len(computed) == 5
+    (tmp_path / "taobao" / "bpr_union-0.json").unlink()
+    both = report(["popularity", "bpr_union"], *one_process, "--seeds", "0", "1")
+    assert computed[5:] == [("bpr_union", 0), ("bpr_union", 1)]
+    assert {name: one["seeds"] for name, one in both["methods"].items()} == {"popularity": 1, "bpr_union": 2}
     report(["popularity", "esmm"], *one_process, "--seeds", "0", "--set", "loss.l2=0.3")
-    assert computed[6:] == [("esmm", 0)]
+    assert computed[7:] == [("esmm", 0)]
     assert not list(tmp_path.glob("taobao/unfinished*"))
 
     csmf = first["methods"]["csmf"]

@@ -146,9 +146,12 @@ import json, sys
 sys.modules["csmf_tf"] = None
 import tensorflow as tf
 print("ready", flush=True)
+models = {}
 for line in sys.stdin:
     asked = json.loads(line)
-    retrieve = tf.saved_model.load(asked["path"]).signatures["retrieve"]
+    if asked["path"] not in models:
+        models[asked["path"]] = tf.saved_model.load(asked["path"])
+    retrieve = models[asked["path"]].signatures["retrieve"]
     specs = retrieve.structured_input_signature[1]
     inputs = asked["inputs"]
     answer = retrieve(**{name: tf.constant(inputs[name], spec.dtype) for name, spec in specs.items()})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -57,8 +58,25 @@ def write_shards(directory, *, items=ITEMS, vectors=VECTORS, shards=SHARDS, **op
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return [tf.saved_model.load(path) for path in write_shards(tmp_path_factory.mktemp("shop"))]
+def folder(tmp_path_factory):
+    """The folder of four shards; to be copied before it is changed."""
+    return Path(write_shards(tmp_path_factory.mktemp("four") / "shop")[0]).parents[1]
+
+
+@pytest.fixture(scope="module")
+def shards(folder):
+    return [tf.saved_model.load(folder / f"shard-{number}" / "1") for number in range(SHARDS)]
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """The folder of two shards; to be copied."""
+    return Path(write_shards(tmp_path_factory.mktemp("two") / "shop", shards=2)[0]).parents[1]
+
+
+@pytest.fixture
+def shop(halves, tmp_path):
+    return shutil.copytree(halves, tmp_path / "shop")
 
 
 @pytest.fixture(scope="module")
@@ -254,65 +272,61 @@ def write_the_first_only(directory, monkeypatch):
             write_shards(directory, shards=2, vectors=-VECTORS)
 
 
-def test_interrupted_run_leaves_the_common_version_and_its_labels(tmp_path, monkeypatch):
-    write_shards(tmp_path, shards=2)
-    folders, before = shard_folders(tmp_path), answered(tmp_path)
+def test_interrupted_run_leaves_the_common_version_and_its_labels(shop, monkeypatch):
+    folders, before = shard_folders(shop), answered(shop)
     files = [Path(folder) / "models.config" for folder in folders]
     labels = [file.read_text() for file in files]
 
-    write_the_first_only(tmp_path, monkeypatch)
+    write_the_first_only(shop, monkeypatch)
     assert [versions(folder) for folder in folders] == [[1, 2], [1]]
-    assert answered(tmp_path) == before
+    assert answered(shop) == before
     assert [file.read_text() for file in files] == labels
 
-    write_shards(tmp_path, shards=2, vectors=-VECTORS)
+    write_shards(shop, shards=2, vectors=-VECTORS)
     assert [versions(folder) for folder in folders] == [[1, 2, 3], [1, 3]]
-    assert answered(tmp_path) != before
+    assert answered(shop) != before
     assert all('key: "stable" value: 3' in file.read_text() for file in files)
 
 
-def test_versions_of_different_models_do_not_merge(tmp_path, monkeypatch):
-    write_shards(tmp_path, shards=2)
-    folders, before = shard_folders(tmp_path), answered(tmp_path)
+def test_versions_of_different_models_do_not_merge(shop, monkeypatch):
+    folders, before = shard_folders(shop), answered(shop)
 
-    write_the_first_only(tmp_path, monkeypatch)
+    write_the_first_only(shop, monkeypatch)
     # Of the whole version 1, not of the half version 2.
-    replace_items(tmp_path, [], np.zeros((0, D)), ["no such item"])
+    replace_items(shop, [], np.zeros((0, D)), ["no such item"])
     assert [versions(folder) for folder in folders] == [[1, 2, 3], [1, 3]]
     assert common_version(folders) == 3
-    assert answered(tmp_path) == before
+    assert answered(shop) == before
 
 
-def test_items_are_replaced_in_their_shards(tmp_path):
-    write_shards(tmp_path)
+def test_items_are_replaced_in_their_shards(folder, tmp_path):
+    shop = shutil.copytree(folder, tmp_path / "shop")
     new = [f"neu {row}" for row in range(9)]
     vectors = RNG.normal(size=(10, D)).astype(np.float32)
-    done = replace_items(tmp_path, [*new, ITEMS[5]], vectors, [*ITEMS[10:20], "unknown"])
-    assert done == (str(tmp_path), len(ITEMS) - 1, 9, 1, 10, 1, {})
+    done = replace_items(shop, [*new, ITEMS[5]], vectors, [*ITEMS[10:20], "unknown"])
+    assert done == (str(shop), len(ITEMS) - 1, 9, 1, 10, 1, {})
     truth = dict(zip(ITEMS, VECTORS, strict=True)) | dict(zip([*new, ITEMS[5]], vectors, strict=True))
     for item in ITEMS[10:20]:
         del truth[item]
-    shards = [load(folder, common_version([folder])) for folder in shard_folders(tmp_path)]
+    shards = [load(folder, common_version([folder])) for folder in shard_folders(shop)]
     whole = write(tmp_path / "whole", items=list(truth), vectors=np.stack(list(truth.values())))
     request = {"user": USERS, "weights": WEIGHTS}
     same(merged(shards, "retrieve", **request), asked(whole, "retrieve", **request))
-    labels = [(Path(folder) / "models.config").read_text() for folder in shard_folders(tmp_path)]
+    labels = [(Path(folder) / "models.config").read_text() for folder in shard_folders(shop)]
     assert all('key: "stable" value: 2' in text for text in labels)
 
 
-def test_a_shard_alone_is_not_refreshed(tmp_path):
-    write_shards(tmp_path, shards=2)
+def test_a_shard_alone_is_not_refreshed(shop):
     with pytest.raises(ValueError, match="shard-1, one of 2 shards; give the folder of all"):
-        replace_items(tmp_path / "shard-1", ["x"], VECTORS[:1])
+        replace_items(shop / "shard-1", ["x"], VECTORS[:1])
     with pytest.raises(ValueError, match="of shards, which have none; give vectors to"):
-        refresh(tmp_path, {"item": ["x"]})
+        refresh(shop, {"item": ["x"]})
 
 
-def test_whole_export_is_not_put_among_shards(tmp_path):
-    write_shards(tmp_path, shards=2)
+def test_whole_export_is_not_put_among_shards(shop):
     with pytest.raises(ValueError, match=r"should hold no shards.*export to another folder"):
-        write(tmp_path)
-    assert versions(tmp_path) == []
+        write(shop)
+    assert versions(shop) == []
 
 
 def answered(directory):
@@ -335,19 +349,17 @@ def test_interrupted_first_run_answers_nothing(tmp_path):
         query(tmp_path, "u1")
 
 
-def test_of_two_runs_at_a_time_one_fails(tmp_path):
-    write_shards(tmp_path, shards=2)
-
+def test_of_two_runs_at_a_time_one_fails(shop):
     def embed_slowly(features):
         # While the first shard is traced, another run takes the version.
-        if versions(tmp_path / "shard-0") == [1]:
-            publish(tmp_path / "shard-0", lambda draft: None)
+        if versions(shop / "shard-0") == [1]:
+            publish(shop / "shard-0", lambda draft: None)
         return features["user"]
 
-    arguments = SIGNATURE, ITEMS, VECTORS, OWNER, ["view", "cart", "buy"], tmp_path
+    arguments = SIGNATURE, ITEMS, VECTORS, OWNER, ["view", "cart", "buy"], shop
     with pytest.raises(FileExistsError, match="Received: version=2, where 2 is there by now; run it again"):
         export_shards(embed_slowly, *arguments, shards=2, index="exact")
-    assert versions(tmp_path / "shard-1") == [1]
+    assert versions(shop / "shard-1") == [1]
 
 
 # Errors
@@ -371,16 +383,15 @@ def test_unfit_arguments_leave_the_folder_alone(options, message, tmp_path):
     assert not (tmp_path / "shop").exists()
 
 
-def test_folder_of_another_number_of_shards(tmp_path):
-    write_shards(tmp_path, shards=2)
+def test_folder_of_another_number_of_shards(shop):
     with pytest.raises(
         ValueError, match=r"Received: shards=3, and in .* shard-0, shard-1; export to another"
     ):
-        write_shards(tmp_path, shards=3)
-    (tmp_path / "shard-5" / "1").mkdir(parents=True)
+        write_shards(shop, shards=3)
+    (shop / "shard-5" / "1").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"Received: shards=2, and in .* shard-0, shard-1, shard-5; export"):
-        write_shards(tmp_path, shards=2)
-    assert [versions(folder) for folder in shard_folders(tmp_path)] == [[1], [1]]
+        write_shards(shop, shards=2)
+    assert [versions(folder) for folder in shard_folders(shop)] == [[1], [1]]
 
 
 def test_folder_of_an_export_of_the_whole(tmp_path):
@@ -392,11 +403,10 @@ def test_folder_of_an_export_of_the_whole(tmp_path):
 # The files of a server
 
 
-def test_each_shard_has_a_name_and_files_of_its_own(tmp_path):
-    write_shards(tmp_path / "shop", shards=2)
-    assert json.loads((tmp_path / "shop" / "shards.json").read_text()) == {"shards": 2}
+def test_each_shard_has_a_name_and_files_of_its_own(shop):
+    assert json.loads((shop / "shards.json").read_text()) == {"shards": 2}
     for number in range(2):
-        folder, name = tmp_path / "shop" / f"shard-{number}", f"shop-shard-{number}"
+        folder, name = shop / f"shard-{number}", f"shop-shard-{number}"
         assert served_name(folder) == name
         assert f'base_path: "/models/{name}"' in (folder / "models.config").read_text()
         assert f"/models/{name}:ro" in (folder / "docker-compose.yaml").read_text()

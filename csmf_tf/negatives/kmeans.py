@@ -3,8 +3,6 @@
 import warnings
 
 import numpy as np
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 # Where whole passes over the points begin to take minutes.
@@ -56,6 +54,10 @@ def kmeans(points: np.ndarray, count: int, min_size: int = 1, least: int = 1, se
 
 def _fitted(points, count, seed):
     """Labels [n] and centres [count, d]; some of these may have no points."""
+    # Takes over a second, which only what makes clusters should wait for.
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     algorithm = KMeans if len(points) < _MINI_BATCHES_FROM else MiniBatchKMeans
     with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
         # Fewer distinct points than clusters: the empty clusters are dissolved.

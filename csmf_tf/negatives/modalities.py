@@ -8,8 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from csmf_tf.data.groups import group
 from csmf_tf.negatives.rows import check_count, unit_rows, whole_rows
@@ -105,6 +103,9 @@ def text_vectors(texts: np.ndarray, dim: int = 64, seed: int = 0) -> np.ndarray:
             f"`texts` should hold texts with words in common. Received: {len(words)} items and {what}; "
             "leave this modality out, or name another column"
         )
+    # Takes over a second, which only what reads texts should wait for.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(analyzer=_same, vocabulary=known, lowercase=False, sublinear_tf=True)
     return _reduced(vectorizer.fit_transform(words), dim, seed)
 
@@ -197,6 +198,8 @@ def _reduced(matrix: sparse.csr_matrix, dim: int, seed: int) -> np.ndarray:
     """The rows in their first singular vectors, at length 1; NaN where nothing is left of a row."""
     if matrix.shape[1] <= dim:
         return unit_rows(matrix.toarray())
+    from sklearn.decomposition import TruncatedSVD
+
     rows = TruncatedSVD(min(dim, matrix.shape[0]), random_state=seed).fit_transform(matrix)
     whole = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
     rows[np.linalg.norm(rows, axis=1) < _LEFT * whole] = 0.0
