@@ -82,8 +82,9 @@ class Run:
                 self._check_unchanged()
             self.prepared = load(self.directory / "data")
         elif config is None:
+            received = "one without config.yaml" if self.directory.is_dir() else "no such folder"
             raise FileNotFoundError(
-                f"{self.directory} should be the directory of a run. Received: one without config.yaml; "
+                f"{self.directory} should be the directory of a run. Received: {received}; "
                 f"make it with `csmf-tf fit CONFIG.yaml --out {self.directory}`"
             )
         else:

@@ -67,3 +67,9 @@ def test_version_is_readable_as_any_new_folder(tmp_path):
     (tmp_path / "other").mkdir()
     mode = os.stat(publish(tmp_path, lambda draft: None)).st_mode
     assert mode == os.stat(tmp_path / "other").st_mode
+
+
+def test_a_version_in_place_of_its_folder_is_named(tmp_path):
+    publish(tmp_path, lambda draft: Path(draft, "saved_model.pb").touch())
+    with pytest.raises(FileNotFoundError, match="which is one; give the folder that it is in"):
+        latest_version(tmp_path / "1")

@@ -87,8 +87,8 @@ def overlap(log: EventLog, pairs: Pairs) -> Finding:
     sentence = "There is one behaviour, so nothing overlaps."
     if len(names) > 1:
         sentence = (
-            f"Of the pairs with '{names[-1]}', {rows[names[-1]][names[0]]:.1%} also have '{names[0]}': hold "
-            f"out '{names[-1]}' events alone, and these pairs stay visible in training."
+            f"Of the pairs with '{names[-1]}', {rows[names[-1]][names[0]]:.1%} also have '{names[0]}'. "
+            f"A split that held out '{names[-1]}' events alone would leave these pairs visible in training."
         )
     return Finding("overlap", "ok", sentence, rows)
 

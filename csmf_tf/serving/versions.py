@@ -25,6 +25,11 @@ def latest_version(directory: str | os.PathLike) -> int:
     2
     """
     numbers = versions(directory)
+    if not numbers and os.path.exists(os.path.join(directory, "saved_model.pb")):
+        raise FileNotFoundError(
+            "`directory` should hold exported versions. "
+            f"Received: directory={os.fspath(directory)!r}, which is one; give the folder that it is in"
+        )
     if not numbers:
         raise FileNotFoundError(
             f"`directory` should hold exported versions: {os.path.join(directory, '1')} and so on. "
