@@ -206,6 +206,7 @@ def test_a_file_that_changed_is_noticed(folder, tmp_path):
     matrix.write_bytes((folder / "image.npy").read_bytes())
     raw = to_dict(config_of(folder))
     raw["modalities"] = {"image": str(matrix)}
+    raw["training"] |= {"epochs": 1, "recover_epochs": 0}
     config = from_dict(raw)
     before = Run(tmp_path / "run", config).stages()["view"].clusters
     # A run that has not trained may be given other files: its clusters are those of the new one.
