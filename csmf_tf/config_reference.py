@@ -19,8 +19,8 @@ def tables() -> str:
     """The Markdown of all keys: a heading and a table for each section.
 
     Example:
-        >>> print(tables().partition("### split")[2].splitlines()[-1][:42])
-        | `evaluate.memory_mb` | a number > 0 | `6
+        >>> next(line for line in tables().splitlines() if line.startswith("| `split.seed`"))
+        '| `split.seed` | an integer in [0, 2^31) | `0` | Seed of the split. |'
     """
     return "\n\n".join("\n".join(_lines(section)) for section in describe(Config) if section.keys)
 
