@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,7 +74,8 @@ class Cascade:
         compile_options: further arguments of `model.compile`, say `jit_compile=True`.
         callbacks: function of objective and phase that gives further Keras callbacks.
         measure: function of the model whose result is recorded in the log whenever a stage has ended.
-        verbose: as in `model.fit`; 0 where `csmf_tf.progress` shows a bar.
+        verbose: as in `model.fit`, but "auto" draws bars in terminals and notebooks alone, and else prints a
+            line for each epoch; 0 where `csmf_tf.progress` shows a bar.
 
     Example:
 
@@ -123,7 +125,9 @@ class Cascade:
         self._compile_options = dict(compile_options or {})
         self._callbacks = callbacks
         self._measure = measure
-        self._verbose = verbose
+        # Keras draws its bars into files too.
+        drawn = sys.stdout.isatty() or "ipykernel" in sys.modules
+        self._verbose = (1 if drawn else 2) if verbose == "auto" else verbose
         self._state = self._saved()
         known = {*model.funnel, *self._state.funnel}
         self._scheduled = schedule.pruning(len(known - self._state.pruning.keys()))

@@ -10,7 +10,7 @@ import numpy as np
 
 from csmf_tf._keras import tf
 from csmf_tf.config import Config, from_dict
-from csmf_tf.data.simulator import load_truth, rows_of, simulate
+from csmf_tf.data.simulator import load_truth, simulate
 from csmf_tf.data.stream import columns_of
 from csmf_tf.evaluation.tables import format_capacity, format_table
 from csmf_tf.reporting import write_evaluation
@@ -82,19 +82,11 @@ def _config(path: str | os.PathLike[str]) -> Config:
 
 
 def _best_possible(run: Run, directory: pathlib.Path) -> dict[str, dict[str, float]]:
-    """Metrics of ranking by the simulator's own probabilities: no model can be better in expectation."""
-    truth = load_truth(directory)
-    train = run.prepared.split.train
-    users, items = rows_of(train.users), rows_of(train.items)
-    evaluator = run.evaluator()
-
-    def measure(objective: int, name: str) -> dict[str, float]:
-        def scores(who: np.ndarray) -> np.ndarray:
-            return truth.log_probability(objective, users[who])[:, items]
-
-        return evaluator.discovery(scores, name).summary()
-
-    return {name: measure(k, name) for k, name in enumerate(run.model.funnel)}
+    truth, evaluator = load_truth(directory), run.evaluator()
+    return {
+        name: evaluator.discovery(truth.scores_of(evaluator.known, k), name).summary()
+        for k, name in enumerate(run.model.funnel)
+    }
 
 
 def stage_table(log: list[dict[str, Any]], references: dict[str, dict[str, Any]]) -> str:

@@ -53,7 +53,7 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> pathlib.Path:
     name = run.directory.resolve().name
     page = write_report(
         run.directory / REPORT,
-        title=f"Evaluation of {name}",
+        title=f"Evaluation of {'/'.join(run.directory.resolve().parts[-2:])}",
         results=evaluation.results,
         capacity=model.capacity(),
         log=run.log,

@@ -146,7 +146,7 @@ class Run:
 
         Args:
             callbacks: function of objective and phase that gives Keras callbacks.
-            verbose: as in `model.fit`.
+            verbose: as in `model.fit`; "auto" is a bar in terminals and notebooks, else a line an epoch.
 
         Returns:
             the `log` of the `Cascade`.

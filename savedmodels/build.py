@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import csmf_tf
 from csmf_tf.config import from_dict, to_dict
-from csmf_tf.data.simulator import Simulation, rows_of
+from csmf_tf.data.simulator import Simulation
 from csmf_tf.evaluation.cells import rankings
 from csmf_tf.evaluation.statistics import intervals
 
@@ -77,13 +77,10 @@ def measure(simulation: Simulation, run: Any) -> list[dict[str, Any]]:
 
 
 def best_possible(simulation: Simulation, run: Any, evaluator: Any) -> dict[str, dict[str, Any]]:
-    """Metrics of ranking by the simulator's own probabilities: no model can be better in expectation."""
-    users, items = (rows_of(ids) for ids in (evaluator.known.users, evaluator.known.items))
+    """Metrics of ranking by the simulator's own probabilities, with intervals."""
     leaves = {}
     for k, name in enumerate(run.model.funnel):
-        measured = evaluator.discovery(
-            lambda who, k=k: simulation.log_probability(k, users[who])[:, items], name
-        )
+        measured = evaluator.discovery(simulation.truth.scores_of(evaluator.known, k), name)
         leaves[name] = measured.summary() | {"intervals": intervals(measured.values)}
     return leaves
 

@@ -116,6 +116,16 @@ def test_log_tells_every_epoch_and_phase_in_order(done):
     assert [entry["epoch"] for entry in entries(log, "view", "recover")] == [0, 1, 2]
 
 
+def test_by_default_a_line_an_epoch_goes_where_no_terminal_is(run, tmp_path, capsys):
+    made = cascade(run, tmp_path, fresh(run, ("view",)), verbose="auto", schedule=Schedule(2, 0))
+    capsys.readouterr()
+    made.run()
+    printed = capsys.readouterr().out
+    assert not set("\r\b") & set(printed)
+    assert [line for line in printed.splitlines() if line.startswith("Epoch")] == ["Epoch 1/2", "Epoch 2/2"]
+    assert len([line for line in printed.splitlines() if "loss: " in line]) == 2
+
+
 def test_weights_of_the_best_epoch_are_kept(done):
     _, _, log, _ = done
     for name, last in (("view", "recover"), ("cart", "recover"), ("buy", "fit")):

@@ -172,3 +172,25 @@ def test_capacity_of_the_wrong_length():
         ValueError, match=r"`capacity\['embedding'\]` should have a share for each of free, view\. "
     ):
         format_capacity(CAPACITY, ["view"])
+
+
+def ranked(own, popularity, anything, users=90):
+    by = {"objectives": own, "popularity": popularity, "popularity_any": anything}
+    rows = {label: {"buy": {"map@5": value, "users": users}} for label, value in by.items()}
+    return {"objectives": rows.pop("objectives"), "baselines": rows, "metric": "map@5"}
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        (ranked(0.2, 0.1, 0.19), []),
+        (ranked(0.2, 0.2, 0.1), ["popularity ranks", "0.2000 against 0.2000"]),
+        (ranked(0.2, 0.1, 0.3), ["popularity of any behaviour ranks", "0.3000 against 0.2000"]),
+        (ranked(0.0, 0.0, 0.0, users=0), []),
+        ({"metric": "map@5", "objectives": {"buy": {"map@5": 0.0, "users": 90}}}, []),
+    ],
+)
+def test_it_is_said_where_a_ranking_without_a_model_is_as_good(results, said):
+    lines = [line for line in format_table(results).splitlines() if "ranks as well as" in line]
+    assert len(lines) == bool(said)
+    assert all(part in lines[0] for part in said)

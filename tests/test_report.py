@@ -151,6 +151,9 @@ def test_page_has_every_section_and_number(page):
         "popularity of any behaviour 0.2444 0.2414–0.2484",
         "popularity of any behaviour 0.2444 (0.2414–0.2484)",  # of a card, where it is the better one
         "popularity 0.1637 (0.1607–0.1677)",
+        "cart: popularity of any behaviour ranks as well as its own score, or better (recall@50 0.2444 "
+        "against 0.1737).",
+        "view: popularity ranks as well",  # the same figure
         "Nothing moved",
         "training 1,000 90 80",
         "Left out: 2,000 of 166,697 test targets (1.2 %) are of users or items unknown in training (0 users",

@@ -126,6 +126,16 @@ def recall(scores, targets, seen, k=50):
     return np.mean(found)
 
 
+def test_scores_of_a_log_are_in_its_order(simulation):
+    """The codes of a log count its users and items in the order of their ids as text: u0, u1, u10 ..."""
+    log, who = simulation.log, np.array([2, 2, 0])
+    found = simulation.truth.scores_of(log, 1)(who)
+    for row, user in zip(found, log.users[who], strict=True):
+        stated = simulation.log_probability(1, np.array([int(user.removeprefix("u"))]))[0]
+        expected = [stated[int(item.removeprefix("i"))] for item in log.items]
+        np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["time", "item_holdout"])
 def test_own_truth_ranks_best_and_objectives_differ(simulation, kind):
     split = split_log(simulation.log, kind, validation_users=0)

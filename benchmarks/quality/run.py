@@ -28,6 +28,7 @@ from benchmarks.quality import (
     negatives,
     peers,
     report,
+    scaling,
     sequential,
     workers,
 )
@@ -174,6 +175,8 @@ def main():
     path = args.out / name
     path.write_text(json.dumps({**reported, "setting": setting}, indent=1))
     print(f"all of it, with the fused rankings: {path}")
+    if args.scaling and reported:
+        scaling.draw(path.with_suffix(".png"), reported, "recall@10")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A simulated funnel log whose preferences are known, so that the best possible ranking is known too."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +75,24 @@ class Truth(NamedTuple):
         for step in range(1, objective + 1):
             total -= np.logaddexp(0, -self.utility(step, user_rows))
         return total
+
+    def scores_of(self, known: EventLog, objective: int) -> Callable[[np.ndarray], np.ndarray]:
+        """The best possible ranking, which no model betters in expectation, as an evaluator takes it.
+
+        Args:
+            known: the events whose users and items are to be scored, e.g. `FunnelEvaluator.known`.
+            objective: its place in the funnel, from 0.
+
+        Returns:
+            function of codes of users, int `[B]`, that gives their `log_probability`, float32 `[B, N]`.
+
+        Example:
+            >>> simulation = simulate(users=20, items=50)
+            >>> simulation.truth.scores_of(simulation.log, objective=2)(np.array([3, 4])).shape
+            (2, 50)
+        """
+        users, items = rows_of(known.users), rows_of(known.items)
+        return lambda who: self.log_probability(objective, users[who])[:, items]
 
 
 @dataclass(frozen=True, eq=False)

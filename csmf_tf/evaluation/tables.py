@@ -11,6 +11,7 @@ from csmf_tf._text import aligned
 from csmf_tf.evaluation.cells import (
     FEW_USERS,
     NOT_METRICS,
+    beaten,
     format_metric,
     format_number,
     interval,
@@ -22,7 +23,6 @@ from csmf_tf.evaluation.cells import (
 
 WIDTH = 110
 
-_LABELS = {"popularity_any": "popularity, any"}
 _WORDS = {
     "own score": "own score: by that objective alone",
     "equal weights": "equal weights: by all objectives fused",
@@ -33,6 +33,8 @@ _WORDS = {
     "≤": "≤: its upper end, where ± would reach below 0",
     "≥": "≥: its lower end, where ± would reach above 1",
 }
+
+_LABELS = {"popularity_any": "popularity, any"}
 
 Shares = Sequence[float] | np.ndarray
 
@@ -68,9 +70,8 @@ def format_table(results: Mapping[str, Any]) -> str:
         *_matrix_block("targets", results.get("targets", {})),
     ]
     text = "\n\n".join("\n".join(block) for block in blocks)
-    return "\n\n".join(
-        filter(None, [text, "\n".join([*_words(results, text), *_wrapped(left_out(results))])])
-    )
+    below = [*_words(results, text), *_wrapped([*beaten(results), *left_out(results)])]
+    return "\n\n".join(filter(None, [text, "\n".join(below)]))
 
 
 def format_capacity(capacity: Mapping[str, Shares], objectives: Sequence[str]) -> str:
