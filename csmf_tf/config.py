@@ -85,6 +85,28 @@ _EXAMPLES = {
 }
 
 
+def config_of_run(directory: str | os.PathLike[str]) -> Config:
+    """Reads the configuration of a run.
+
+    Raises:
+        FileNotFoundError: when there is no run in `directory`.
+
+    Example:
+        >>> config_of_run("no/such/folder")
+        Traceback (most recent call last):
+        FileNotFoundError: no/such/folder should be the directory of a run. Received: no such folder; ...
+    """
+    path = os.path.join(directory, "config.yaml")
+    if not os.path.exists(path):
+        received = "one without config.yaml" if os.path.isdir(directory) else "no such folder"
+        raise FileNotFoundError(
+            f"{directory} should be the directory of a run. Received: {received}; "
+            f"make it with `csmf-tf fit CONFIG.yaml --out {directory}`"
+        )
+    with open(path, encoding="utf-8") as file:
+        return from_dict(_yaml.parse(file.read(), path))
+
+
 def load_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
     """Reads a YAML file and checks it.
 

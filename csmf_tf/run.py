@@ -16,10 +16,9 @@ import yaml
 
 from csmf_tf import build
 from csmf_tf._keras import tf
-from csmf_tf._yaml import parse
 from csmf_tf.cascade import Cascade
 from csmf_tf.clustering import Recluster, RunClusters
-from csmf_tf.config import Config, from_dict, to_dict
+from csmf_tf.config import Config, config_of_run, to_dict
 from csmf_tf.data.stages import StageData
 from csmf_tf.data.store import load, save, save_split
 from csmf_tf.data.tables import pad_lists
@@ -75,18 +74,12 @@ class Run:
         path = self.directory / "config.yaml"
         # A run that never trained may be given another configuration.
         exists = path.exists() and (config is None or (self.directory / "state.json").exists())
-        if exists:
-            self.config = from_dict(parse(path.read_text(), str(path)))
+        if exists or config is None:
+            self.config = config_of_run(self.directory)
             if config is not None:
                 _check_same(self.directory, self.config, config)
                 self._check_unchanged()
             self.prepared = load(self.directory / "data")
-        elif config is None:
-            received = "one without config.yaml" if self.directory.is_dir() else "no such folder"
-            raise FileNotFoundError(
-                f"{self.directory} should be the directory of a run. Received: {received}; "
-                f"make it with `csmf-tf fit CONFIG.yaml --out {self.directory}`"
-            )
         else:
             self.config = config
             self.prepared = build.prepare(config)

@@ -5,6 +5,7 @@ import io
 import json
 import logging.handlers
 import os
+import pathlib
 import re
 import shlex
 import shutil
@@ -495,6 +496,18 @@ def test_error_of_an_operation_is_its_last_line():
 
 def test_sets_of_the_command_are_those_of_the_package():
     assert set(cli_data.SETS) == set(SETS)
+
+
+def test_a_folder_without_a_run_is_told_before_tensorflow_is_loaded(tmp_path):
+    further = {"evaluate": [], "negatives": [], "export": ["--out", "y"], "extend": ["--behavior", "b"]}
+    calls = [[name, "x", *arguments] for name, arguments in further.items()]
+    code = f"import sys; from csmf_tf.cli import main; codes = [main(call) for call in {calls}]\n"
+    code += "print(codes, 'tensorflow' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    given = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": True}
+    result = subprocess.run([sys.executable, "-c", code], **given)
+    assert result.stdout == "[2, 2, 2, 2] False\n"
+    assert result.stderr.count("x should be the directory of a run. Received: no such folder") == 4
 
 
 def commands():

@@ -3,6 +3,7 @@
 import sys
 
 from csmf_tf.cli.output import Answer
+from csmf_tf.cli.runs import open_run
 
 
 def register(command):
@@ -52,23 +53,23 @@ def register(command):
 
 
 def _evaluate(args):
+    run = open_run(args.directory)
+
     from csmf_tf.evaluation.tables import format_table
     from csmf_tf.reporting import write_evaluation
-    from csmf_tf.run import Run
 
-    run = Run(args.directory).restore()
     evaluation = run.evaluation(progress=sys.stderr.isatty() and not args.quiet)
     page = write_evaluation(run, evaluation)
     return Answer(evaluation.results, f"{format_table(evaluation.results)}\n\nreport: {page}")
 
 
 def _negatives(args):
+    run = open_run(args.directory)
+
     from csmf_tf.diagnosis import diagnose
     from csmf_tf.evaluation.negative_plots import clusters_png, difficulty_png
     from csmf_tf.evaluation.tables import format_negatives
-    from csmf_tf.run import Run
 
-    run = Run(args.directory).restore()
     diagnosis = diagnose(run, args.objective, args.rows)
     folder = run.directory / "negatives"
     folder.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ import sys
 import warnings
 
 from csmf_tf.cli.output import Answer
+from csmf_tf.cli.runs import open_run
 
 
 def register(command):
@@ -76,12 +77,12 @@ def register(command):
 
 
 def _export(args):
-    from csmf_tf.run import Run
+    settings = dict(map(_parse_setting, args.set))
+    run = open_run(args.directory)
+
     from csmf_tf.serving.card import read_card
     from csmf_tf.serving.shards import common_version, shard_folders
 
-    settings = dict(map(_parse_setting, args.set))
-    run = Run(args.directory).restore()
     options = {"index": args.index, "k": args.k, "fusion": args.fusion, "min_recall": args.min_recall}
     path = run.export(args.out, **options, settings=settings, shards=args.shards)
     if args.shards is None:

@@ -51,6 +51,11 @@ def _fit(args):
 
 
 def _extend(args):
+    from csmf_tf.config import config_of_run
+
+    # Where there is no run, it is said before TensorFlow's long start.
+    config_of_run(args.directory)
+
     from csmf_tf.run import Run
 
     _prepare_tensorflow()

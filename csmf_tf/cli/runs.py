@@ -1,0 +1,18 @@
+"""What the commands about a trained run begin with."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from csmf_tf.run import Run
+
+
+def open_run(directory: str | os.PathLike[str]) -> "Run":
+    """The run in a folder, restored. Where there is none, that is said before TensorFlow's long start."""
+    from csmf_tf.config import config_of_run
+
+    config_of_run(directory)
+
+    from csmf_tf.run import Run
+
+    return Run(directory).restore()
