@@ -127,6 +127,65 @@ def test_the_kind_of_split_is_an_option(findings, log):
     assert found["targets"]["numbers"]["view"]["targets"] == 10
 
 
+@pytest.fixture
+def described(tmp_path, log):
+    """Writes a table of items and gives the configuration that reads it."""
+
+    def make(*rows, **kinds):
+        items = write(tmp_path / "items.csv", rows, ["item_id", *kinds])
+        columns = dict(zip(("user", "item", "behavior", "timestamp"), COLUMNS, strict=True))
+        raw = {"log": {"path": str(log), "items": str(items), **columns}, "funnel": ["view", "buy"]}
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(raw | {"features": {"item": kinds}}))
+        return path
+
+    return make
+
+
+KINDS = {"color": "categorical", "tags": "multi", "price": "numeric"}
+
+
+def test_feature_tables_are_looked_at(csmf, findings, described):
+    rows = [("i0", "red", "a|b", 1), ("i1", "blue", "", ""), ("i2", "red", "b", 1.0), ("other", "", "", 5)]
+    found = findings(described(*rows, **KINDS))["features of items"]
+    assert found["numbers"] == {
+        "color": {"kind": "categorical", "items with a value": 1.0, "values": 2},
+        "tags": {"kind": "multi", "items with a value": pytest.approx(2 / 3), "values": 2},
+        "price": {"kind": "numeric", "items with a value": pytest.approx(2 / 3), "values": 1},
+    }
+    assert found["level"] == "note"
+    assert found["sentence"].startswith("3 of 3 (100.0%) items have a row in ")
+    assert found["sentence"].endswith(
+        "items.csv. `price` with one value only, which tells none from another."
+    )
+    found = findings(described(("i1", "red"), ("i2", "blue"), color="categorical"))["features of items"]
+    assert "2 of 3 (66.7%) items have a row" in found["sentence"]
+    assert "The others are known by their ids alone." in found["sentence"]
+    assert found["level"] == "note"
+    code, out, _ = csmf("check", described(*rows[:3], **KINDS | {"price": "categorical"}), "--strict")
+    assert (code, "[ok]      features of items" in out) == (0, True)
+
+
+def test_a_feature_without_a_value_is_a_problem(csmf, described):
+    config = described(("i0", "", "a"), ("i1", "", "b"), ("i2", "", ""), color="categorical", tags="multi")
+    code, out, _ = csmf("check", config, "--strict")
+    assert code == 1
+    assert "`color` without any value: mend the column, or leave the feature out." in unwrapped(out)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("7", "red"), ("8", "blue")], "should hold ids of the log. Received: none of them"),
+        ([("i0", "red"), ("i0", "blue")], "should hold each id once. Received: 'i0'"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_an_error(csmf, described, rows, message):
+    code, out, err = csmf("check", described(*rows, color="categorical"))
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 @pytest.mark.parametrize(
     ("options", "split", "said"),
     [

@@ -59,7 +59,7 @@ def _check(args):
 
     _find_config(args)
     _check_options(args)
-    about, funnel, split = (_of_config if _is_config(args) else _of_options)(args)
+    about, funnel, split, kinds = (_of_config if _is_config(args) else _of_options)(args)
     columns = {name: getattr(about, name) for name in ("user", "item", "behavior", "timestamp", "ignore")}
     log = read_log(about.path, funnel=funnel, **columns)
     if args.held is None:
@@ -72,7 +72,19 @@ def _check(args):
         named = {"kind": "published", "file": args.held, "objective": objective}
         parts, *others = check(log, held.test, held.training, split=named)
         report = Report((parts, held.finding, *others))
+    report = Report((*report, *_of_tables(about, kinds, log)))
     return Answer(report.to_dict(), report.text(), int(args.strict and report.level == "problem"))
+
+
+def _of_tables(about, kinds, log):
+    from csmf_tf.data.table_checks import features
+
+    tables = {"users": (about.users, about.user, log.users), "items": (about.items, about.item, log.items)}
+    return [
+        features(path, column, kinds[of], ids, of)
+        for of, (path, column, ids) in tables.items()
+        if kinds.get(of)
+    ]
 
 
 def _find_config(args):
@@ -106,7 +118,8 @@ def _of_config(args):
     from csmf_tf.config import load_config
 
     config = load_config(args.log)
-    return config.log, config.funnel, _split(args, config.split)
+    kinds = {"users": config.features.user, "items": config.features.item}
+    return config.log, config.funnel, _split(args, config.split), kinds
 
 
 def _of_options(args):
@@ -124,7 +137,7 @@ def _of_options(args):
         **names,
     )
     split = _split(args, Split("time" if log.timestamp else "item_holdout"))
-    return log, _names(args.funnel) or _most_frequent_first(log), split
+    return log, _names(args.funnel) or _most_frequent_first(log), split, {}
 
 
 def _split(args, default):

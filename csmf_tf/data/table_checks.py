@@ -1,0 +1,57 @@
+"""Checks of feature tables: whether they have a row for each id of the log, and what their columns hold."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from csmf_tf.data.findings import Finding, Level, Value, count, share
+from csmf_tf.data.tables import align, read_table
+
+
+def features(
+    path: str | os.PathLike[str], id_column: str, kinds: Mapping[str, str], ids: np.ndarray, of: str
+) -> Finding:
+    """How many ids have a row, and of each feature how many have a value and how many values there are.
+
+    Args:
+        path: the table, see `read_table`.
+        id_column: its column of ids.
+        kinds: the kind of each feature.
+        ids: `[n]`, the users or the items of the log.
+        of: what they are, "users" or "items".
+
+    Returns:
+        The `Finding`, a problem where a feature has no value for any of the ids.
+
+    Raises:
+        ValueError: where `read_table` or `align` raise one: the table cannot be used at all.
+        FileNotFoundError: if there is no such file.
+    """
+    table = read_table(path, id_column, kinds)
+    described = pa.array(table[id_column], pa.string())
+    rows = count(pc.is_in(pa.array(ids, pa.string()), described).to_numpy(zero_copy_only=False))
+    aligned = align(table, id_column, ids)
+    numbers: dict[str, dict[str, Value]] = {}
+    empty, constant = [], []
+    for name, kind in kinds.items():
+        known = aligned[name][_has_value(aligned[name])]
+        values = len({value for cell in known for value in cell}) if kind == "multi" else len(set(known))
+        numbers[name] = {"kind": kind, f"{of} with a value": len(known) / max(len(ids), 1), "values": values}
+        empty += [f"`{name}`"] * (values == 0)
+        constant += [f"`{name}`"] * (values == 1)
+    sentence = f"{share(rows, len(ids))} {of} have a row in {os.fspath(path)}."
+    if rows < len(ids):
+        sentence += " The others are known by their ids alone."
+    if empty:
+        sentence += f" {', '.join(empty)} without any value: mend the column, or leave the feature out."
+    if constant:
+        sentence += f" {', '.join(constant)} with one value only, which tells none from another."
+    level: Level = "problem" if empty else "note" if constant or rows < len(ids) else "ok"
+    return Finding(f"features of {of}", level, sentence, numbers)
+
+
+def _has_value(column: np.ndarray) -> np.ndarray:
+    return column.astype(bool) if column.dtype == object else ~np.isnan(column)
