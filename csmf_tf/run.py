@@ -247,12 +247,12 @@ class Run:
         split = self.prepared.split
         return self._evaluator(known=split.train, new=split.validation)
 
-    def evaluator(self, progress: bool = False) -> FunnelEvaluator:
+    def evaluator(self) -> FunnelEvaluator:
         """The evaluator of the test part, for users who did what is in the training and validation parts."""
         split = self.prepared.split
-        return self._evaluator(split.train.append(split.validation), split.test, split.met, progress)
+        return self._evaluator(split.train.append(split.validation), split.test, split.met)
 
-    def _evaluator(self, known, new, met=None, progress=False):
+    def _evaluator(self, known, new, met=None):
         return FunnelEvaluator(
             build.user_features(self.config, self.prepared, self.model, known),
             known,
@@ -260,7 +260,6 @@ class Run:
             met,
             self.config.evaluate.ks,
             memory_mb=self.config.evaluate.memory_mb,
-            progress=progress,
         )
 
     def evaluate(self) -> dict[str, Any]:
@@ -271,13 +270,13 @@ class Run:
         """
         return self.evaluation().results
 
-    def evaluation(self, progress: bool = False) -> Evaluation:
+    def evaluation(self) -> Evaluation:
         """What `evaluate` gives, with the metrics of each user."""
         self._check_finished()
         split = self.prepared.split
         # Before it takes its time, in which the run may train on.
         state = run_state(self.directory) if (self.directory / "state.json").exists() else ""
-        evaluation = evaluate_model(self.model, self.evaluator(progress), self.log)
+        evaluation = evaluate_model(self.model, self.evaluator(), self.log)
         left_out = ("repeated", "unknown_targets", "unknown_users", "unknown_items")
         counts = {name: getattr(split, name) for name in left_out}
         return evaluation._replace(results=evaluation.results | counts, state=state)

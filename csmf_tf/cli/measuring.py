@@ -1,7 +1,5 @@
 """Commands that measure runs."""
 
-import sys
-
 from csmf_tf.cli.output import Answer
 from csmf_tf.cli.runs import open_run
 
@@ -58,7 +56,7 @@ def _evaluate(args):
     from csmf_tf.evaluation.tables import format_table
     from csmf_tf.reporting import write_evaluation
 
-    evaluation = run.evaluation(progress=sys.stderr.isatty() and not args.quiet)
+    evaluation = run.evaluation()
     page = write_evaluation(run, evaluation)
     return Answer(evaluation.results, f"{format_table(evaluation.results)}\n\nreport: {page}")
 

@@ -64,7 +64,6 @@ class FunnelEvaluator:
         met: the held-out events whose targets were met; None for none.
         ks: cut-offs; the first one's recall judges epochs.
         memory_mb: bound in megabytes of a ranking's working memory.
-        progress: whether to show a progress bar for each ranking.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class FunnelEvaluator:
         ks: Sequence[int] = (50,),
         *,
         memory_mb: float = MEMORY_MB,
-        progress: bool = False,
     ):
         met = new.take(np.zeros(0, np.int64)) if met is None else met
         self.known = known
@@ -95,7 +93,7 @@ class FunnelEvaluator:
         self._asked = len(self._users_asked())
         self._popularity = popularity_scores(self.seen, len(known.items))
         self._ks = tuple(ks)
-        self._options: dict[str, Any] = {"memory_mb": memory_mb, "progress": progress}
+        self._memory_mb = memory_mb
 
     def sample(self, users: int, seed: int = 0) -> "FunnelEvaluator":
         """An evaluator of at most so many users with a target, drawn at random."""
@@ -182,7 +180,7 @@ class FunnelEvaluator:
         return np.flatnonzero(np.sum([targets.counts for targets in self._either.values()], axis=0))
 
     def _rank(self, scores: Scores, users: np.ndarray, left_out: Groups) -> np.ndarray:
-        return rank(scores, left_out, users, max(self._ks), **self._options)
+        return rank(scores, left_out, users, max(self._ks), memory_mb=self._memory_mb)
 
     def _measured(self, ranked: np.ndarray, users: np.ndarray, targets: Groups) -> Measured:
         measured = np.flatnonzero(targets.counts[users])

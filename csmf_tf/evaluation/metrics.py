@@ -140,7 +140,6 @@ def evaluate(
     ks: Sequence[int] = (50,),
     *,
     memory_mb: float = MEMORY_MB,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Ranks the whole catalogue for every user with a target, and measures the ranking.
 
@@ -152,7 +151,6 @@ def evaluate(
         seen: items to leave out for each user code (those of the training events), or None.
         ks: cut-offs K, each at least 1.
         memory_mb: bound in megabytes of the working memory, see `top_k`.
-        progress: whether to show a progress bar.
 
     Returns:
         the means of `user_metrics`, the numbers of "users" with a target and of those "skipped" without. If
@@ -169,7 +167,7 @@ def evaluate(
     """
     check_cutoffs(ks)
     users = np.flatnonzero(targets.counts)
-    ranked = rank(scores, seen, users, max(ks), memory_mb=memory_mb, progress=progress)
+    ranked = rank(scores, seen, users, max(ks), memory_mb=memory_mb)
     results = means(user_metrics(ranked, targets, users, ks))
     return results | {"skipped": len(targets.counts) - len(users)}
 

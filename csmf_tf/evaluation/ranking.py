@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from csmf_tf.data.groups import Groups
 from csmf_tf.evaluation.selection import best_items
+from csmf_tf.progress import bar
 
 
 class Shortlist(NamedTuple):
@@ -48,7 +48,6 @@ def top_k(
     k: int,
     *,
     memory_mb: float = MEMORY_MB,
-    progress: bool = False,
 ) -> np.ndarray:
     """The k items with the largest inner product for each user, computed in float32.
 
@@ -62,7 +61,6 @@ def top_k(
         users: integer codes `[B]` of the users to rank for.
         k: number of items.
         memory_mb: bound in megabytes of the working memory, beside vectors and result.
-        progress: whether to show a progress bar.
 
     Returns:
         int32 `[B, k]`: item codes, best first, ties by lower code; -1 where fewer than k items are left.
@@ -105,7 +103,7 @@ def top_k(
     # Threads of ours, each with products of its own, share the filtering too; BLAS's would not.
     threads = len(os.sched_getaffinity(0))
     with threadpool_limits(1, user_api="blas"):
-        return _in_chunks(best, len(users), min(_BLOCK, n_items), k, memory_mb, progress, threads)
+        return _in_chunks(best, len(users), min(_BLOCK, n_items), k, memory_mb, threads)
 
 
 def rank(
@@ -115,7 +113,6 @@ def rank(
     k: int,
     *,
     memory_mb: float = MEMORY_MB,
-    progress: bool = False,
 ) -> np.ndarray:
     """The k items with the largest scores for each user.
 
@@ -125,7 +122,6 @@ def rank(
         users: integer codes `[B]`.
         k: number of items.
         memory_mb: as in `top_k`.
-        progress: as in `top_k`.
 
     Returns:
         As `top_k`.
@@ -140,7 +136,7 @@ def rank(
     if isinstance(scores, Shortlist):
         return rank_shortlist(scores, seen, users, k)
     if isinstance(scores, tuple):
-        return top_k(*scores, seen, users, k, memory_mb=memory_mb, progress=progress)
+        return top_k(*scores, seen, users, k, memory_mb=memory_mb)
     users = np.asarray(users)
     n_items = scores(users[:1]).shape[1] if len(users) else 0
     users = _checked(users, seen, n_items)
@@ -153,7 +149,7 @@ def rank(
         blocks = ((at.start, whole[:, at]) for at in _blocks(n_items))
         return best_items(blocks, *_left_out(seen, users[rows]), len(whole), k)
 
-    return _in_chunks(best, len(users), n_items, k, memory_mb, progress)
+    return _in_chunks(best, len(users), n_items, k, memory_mb)
 
 
 def rank_shortlist(shortlist: Shortlist, seen: Groups | None, users: np.ndarray, k: int) -> np.ndarray:
@@ -219,7 +215,6 @@ def _in_chunks(
     width: int,
     k: int,
     memory_mb: float,
-    progress: bool,
     threads: int = 1,
 ) -> np.ndarray:
     """Int32 `[users, k]`, ranked for so few users at a time that `width` cells of each fit the memory."""
@@ -232,11 +227,10 @@ def _in_chunks(
     ranked = np.full((users, k), -1, np.int32)
     pool = ThreadPoolExecutor(threads)
     try:
-        hidden = not progress
-        with tqdm(total=users, desc="ranking", unit="user", disable=hidden, leave=False) as bar:
+        with bar(total=users, about="ranking") as done:
             for rows, found in zip(chunks, pool.map(best, chunks), strict=True):
                 ranked[rows] = found
-                bar.update(len(found))
+                done.update(len(found))
     finally:
         pool.shutdown(cancel_futures=True)
     return ranked
