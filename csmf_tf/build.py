@@ -142,21 +142,31 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
 
 
 def _user_features(config, prepared):
-    settings = config.model
+    settings, length = config.model, _history_length(config, prepared)
     features = _features(config, prepared.users, config.features.user, with_id=settings.reads_user_id)
-    if not settings.history.length:
+    if not length:
         return features
     items, dim = tuple(prepared.split.train.items), settings.embedding_dim
     if settings.user_tower == "heterrec":
         behaviors = {SEQUENCE_BEHAVIOR: config.funnel} if len(config.funnel) > 1 else {}
         return features + [
-            Feature(name, "history", vocabulary, length=settings.history.length)
+            Feature(name, "history", vocabulary, length=length)
             for name, vocabulary in ({SEQUENCE: items} | behaviors).items()
         ]
     return features + [
-        Feature(HISTORY.format(name), "history", items, dim, length=settings.history.length)
-        for name in config.funnel
+        Feature(HISTORY.format(name), "history", items, dim, length=length) for name in config.funnel
     ]
+
+
+def _history_length(config, prepared):
+    """That of the configuration; of a sequence no more than what training has positions for."""
+    length = config.model.history.length
+    if config.model.user_tower != "heterrec":
+        return length
+    train = prepared.split.train
+    events = np.bincount(train.user[train.behavior < len(config.funnel)])
+    # A position is trained by the event after it.
+    return min(length, max(int(events.max()) - 1, 1))
 
 
 def _features(config, raw, kinds, with_id):
@@ -177,7 +187,7 @@ def _features(config, raw, kinds, with_id):
 
 def user_features(config: Config, prepared: Prepared, model: CSMF, log: EventLog) -> UserFeatures:
     """What the user tower reads of each user, with histories made of `log`."""
-    encoder, length = model.towers.user_encoder, config.model.history.length
+    encoder, length = model.towers.user_encoder, _history_length(config, prepared)
     # The towers read no history of objectives that came later.
     log = replace(log.take(log.behavior < len(config.funnel)), funnel=config.funnel)
     sequence = config.model.user_tower == "heterrec"
@@ -210,7 +220,7 @@ def loss_kind(config: Config, prepared: Prepared) -> str:
 def batching(config: Config, prepared: Prepared) -> Batching:
     """How positives become batches."""
     train, loss, kind = prepared.split.train, config.loss, loss_kind(config, prepared)
-    length, sequence = config.model.history.length, config.model.user_tower == "heterrec"
+    length, sequence = _history_length(config, prepared), config.model.user_tower == "heterrec"
     rows_are_users = kind == "full" and not sequence and not (length and train.time is not None)
     if rows_are_users and config.training.jit_compile:
         raise ValueError(

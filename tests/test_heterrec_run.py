@@ -128,6 +128,23 @@ def test_history_of_a_behavior_of_that_name_holds_items(tmp_path):
     assert found == {*run.prepared.split.train.items, ""}
 
 
+@pytest.mark.parametrize("funnel", [("view",), ("view", "buy")])
+def test_a_history_has_no_position_that_was_not_trained(folder, tmp_path, funnel):
+    """Evaluation and serving would read it all the same: they know of later events than training."""
+    ignore = [name for name in ("view", "cart", "buy") if name not in funnel]
+    sections = {"split": {"kind": "leave_last"}, "model": {"history": {"length": 500}}}
+    run = Run(tmp_path / "run", config_of(folder, funnel, ignore, **sections))
+    (table,) = run.model.towers.user.sequence.flatten.positions.merged_weights()
+    run.fit(verbose=0)
+    (trained,) = run.model.towers.user.sequence.flatten.positions.merged_weights()
+    train = run.prepared.split.train
+    assert len(trained) == np.bincount(train.user).max() - 1
+    assert (trained != table).any(axis=1).all()
+    evaluator = run.evaluator()
+    assert max(np.bincount(evaluator.known.user)) > len(trained)
+    assert evaluator.objectives(run.model)["view"]["users"]
+
+
 def test_one_list_needs_the_full_softmax_however_it_was_chosen(folder, tmp_path):
     sections = {"loss": {"one_list": True}, "negatives": {"kind": ["uniform", "edis"]}}
     with pytest.raises(ValueError, match=r"`one_list` should go with .* Received: loss='sampled'"):
