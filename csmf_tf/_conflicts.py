@@ -48,6 +48,11 @@ def conflicts(config: "Config", raw: Mapping[str, Any]) -> Iterator[str]:
             "The user tower should have an input. Received: model.user_id=False, features.user={}, "
             "model.history.length=0; set one of the three."
         )
+    if model.item_id_drop and not config.features.item:
+        yield (
+            "`model.item_id_drop` needs what items are known by without their ids. Received: "
+            f"item_id_drop={model.item_id_drop}, features.item={{}}; name features, or leave it out."
+        )
     if model.temperature != 1.0 and not model.normalize:
         yield (
             f"`model.temperature` belongs to normalised segments. Received: model.temperature="

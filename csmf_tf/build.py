@@ -237,6 +237,7 @@ def batching(config: Config, prepared: Prepared) -> Batching:
         batch_size=config.training.batch_size or rows,
         history_drop=config.model.history.drop,
         negatives=config.negatives,
+        item_id_drop=config.model.item_id_drop,
         l2_popularity=loss.l2_popularity,
         closure=config.closure,
         step_weights=tuple(weight / sum(loss.step_weights) for weight in loss.step_weights),

@@ -126,6 +126,9 @@ class Model:
     history: History = field(default_factory=History)
     feature_dim: Size = 16
     """Width of a categorical or multi feature's embedding."""
+    item_id_drop: BelowOne = 0.0
+    """Share of the items that are scored without their ids at each step of training, so that new ones, which
+    have but their features, are learned too; see docs/own_data.md."""
     oov_buckets: Size = 1
     """Out-of-vocabulary rows of each lookup."""
     normalize: bool = False

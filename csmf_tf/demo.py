@@ -40,8 +40,6 @@ def demo(out: str | os.PathLike[str], data: str | None = None) -> dict[str, Any]
         simulate(USERS, ITEMS, seed=SEED).write(folder / "log")
         print(f"simulated {USERS:,} users and {ITEMS:,} items into {folder / 'log'}")
     tf.config.experimental.enable_op_determinism()
-    # No warnings of retracing: each stage is traced anew on purpose.
-    tf.get_logger().setLevel("ERROR")
     run = Run(folder / "run", _config(data or folder / "log" / "events.csv.gz"))
     log = run.fit(verbose=2)
 

@@ -1,6 +1,7 @@
 """The retrieval model: two masked towers, a funnel of objectives and one loss."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow_recommenders as tfrs
@@ -10,6 +11,7 @@ from csmf_tf.losses import StageLoss
 from csmf_tf.negatives.columns import columns
 from csmf_tf.towers.embedder import Embedder
 from csmf_tf.towers.features import CHUNK
+from csmf_tf.towers.lookup import some_unknown
 from csmf_tf.towers.pair import TowerPair
 
 
@@ -400,8 +402,9 @@ class CSMF(tfrs.models.Model):
     def _in_chunks(self, embed, encoded, size):
         rows = len(next(iter(encoded.values())))
         if embed.__name__ not in self._traced:
-            # Nothing in it branches on a tensor, and AutoGraph takes a second to find that out.
-            plain = tf.autograph.experimental.do_not_convert(embed)
+            # Nothing in it branches on a tensor, and AutoGraph takes a second to find that out. A partial, as
+            # TensorFlow would count the traces of all stages together and warn of them.
+            plain = functools.partial(tf.autograph.experimental.do_not_convert(embed))
             self._traced[embed.__name__] = tf.function(plain, reduce_retracing=True)
         return np.concatenate(
             [
@@ -448,11 +451,11 @@ class CSMF(tfrs.models.Model):
         users = self._users(inputs, stage, training)
         loss = self._stage_loss(stage)
         if self.loss_kind == "full":
-            return loss.full(users, self.embed_items(self._catalogue, stage), inputs)
+            return loss.full(users, self._embed_catalogue(inputs, stage), inputs)
         candidates = columns(
             inputs,
             users,
-            lambda codes: self._embed_codes(codes, stage),
+            lambda codes: self._embed_catalogue(inputs, stage, codes),
             self.in_batch_negatives,
             lambda mixed: self.renormalize(mixed, stage),
             self.virtual_gradient,
@@ -485,8 +488,16 @@ class CSMF(tfrs.models.Model):
             one_list=self.one_list,
         )
 
-    def _embed_codes(self, codes, stage):
-        return self.embed_items({k: tf.gather(v, codes) for k, v in self._catalogue.items()}, stage)
+    def _embed_catalogue(self, inputs, stage, codes=None):
+        """Vectors of all items, or of those with some codes; a batch may say that some ids are hidden."""
+        encoded = self._catalogue
+        if codes is not None:
+            encoded = {name: tf.gather(values, codes) for name, values in encoded.items()}
+        if "item_id_drop" in inputs:
+            tower = self.towers.item
+            options = tower.unknown_ids, inputs["item_id_drop"], inputs["item_id_seed"]
+            encoded = {**encoded, tower.id_name: some_unknown(encoded[tower.id_name], *options)}
+        return self.embed_items(encoded, stage)
 
     def get_config(self):
         return {

@@ -48,6 +48,16 @@ def test_csmf_tf_picks_keras_before_anything_imports_tensorflow(name):
     assert next(module for module in imports if module in {"csmf_tf", *those}) in ("csmf_tf", *SCRIPTS)
 
 
+def test_cold_items_prints_a_table_and_what_it_measured(run, tmp_path):
+    table, report = run("cold_items", "--quick", "--shares", "0", "0.5", "--out", str(tmp_path / "cold"))
+    assert [row.split()[:3] for row in table[1:]] == [
+        ["simulated", share, name] for share in ("0.0", "0.5") for name in ("view", "cart", "buy")
+    ]
+    cell = report["simulated"]["0.5"]["view"]["cold among all"]
+    assert 0 <= cell["interval"][0] <= cell["mean"] <= cell["interval"][1] <= 1
+    assert cell["users"] > 100
+
+
 def test_train_step_prints_a_table_and_its_ratios(run):
     table, report = run("train_step", "--quick", "--seed", "3")
     assert set(report) == {"ratio_to_tfrs", "ratio_1e6_to_1e4_items", "ratios", "setting"}

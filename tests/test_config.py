@@ -33,6 +33,7 @@ model:
   user_id: false
   history: {length: 20, drop: 0.25}
   feature_dim: 8
+  item_id_drop: 0.2
   oov_buckets: 4
   normalize: true
   temperature: [0.1, 0.2, 0.3]
@@ -187,6 +188,11 @@ model.granularity=neuron
 model.user_id=false
   The user tower should have an input. Received: model.user_id=False, features.user={},
   model.history.length=0; set one of the three.
+model.item_id_drop=1
+  `model.item_id_drop` should be a number in [0, 1). Received: model.item_id_drop=1; write e.g.
+model.item_id_drop=0.2
+  `model.item_id_drop` needs what items are known by without their ids. Received: item_id_drop=0.2,
+  features.item={}; name features, or leave it out.
 model.temperature=0
   `model.temperature` should be a number > 0 or a list of numbers > 0. Received:
 model.temperature=0.5

@@ -134,14 +134,18 @@ def test_a_history_has_no_position_that_was_not_trained(folder, tmp_path, funnel
     ignore = [name for name in ("view", "cart", "buy") if name not in funnel]
     sections = {"split": {"kind": "leave_last"}, "model": {"history": {"length": 500}}}
     run = Run(tmp_path / "run", config_of(folder, funnel, ignore, **sections))
-    (table,) = run.model.towers.user.sequence.flatten.positions.merged_weights()
-    run.fit(verbose=0)
-    (trained,) = run.model.towers.user.sequence.flatten.positions.merged_weights()
-    train = run.prepared.split.train
-    assert len(trained) == np.bincount(train.user).max() - 1
-    assert (trained != table).any(axis=1).all()
+    positions, tables = run.model.towers.user.sequence.flatten.positions, []
+
+    def keep(*_):
+        tables.append(positions.merged_weights()[0])
+
+    keep()
+    # Whichever epoch is the best one.
+    run.fit(lambda objective, phase: [keras.callbacks.LambdaCallback(on_epoch_end=keep)], verbose=0)
+    assert (tables[1] != tables[0]).any(axis=1).all()
+    assert len(tables[0]) == np.bincount(run.prepared.split.train.user).max() - 1
     evaluator = run.evaluator()
-    assert max(np.bincount(evaluator.known.user)) > len(trained)
+    assert max(np.bincount(evaluator.known.user)) > len(tables[0])
     assert evaluator.objectives(run.model)["view"]["users"]
 
 

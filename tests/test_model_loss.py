@@ -10,6 +10,7 @@ from loss_cases import (
     ITEMS,
     NEGATIVES,
     PLAIN,
+    PRICES,
     ROWS,
     SETTINGS,
     batch_of,
@@ -46,6 +47,24 @@ def test_loss_is_that_of_a_float64_loop(loss, setting, stage):
     got = model.compute_loss(batch)
     assert got.dtype == tf.float32
     assert float(got) == pytest.approx(slow_loss(model, batch, stage), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "sampled", "both"])
+def test_loss_with_hidden_ids_is_that_of_items_that_nobody_knows(kind):
+    model = make("full" if kind == "full" else "sampled", **PLAIN)
+    batch = batch_of(model)
+    batch = with_drawn(batch, kind) if kind == "both" else batch
+
+    def loss(share, seed=(1, 2)):
+        hidden = {"item_id_drop": np.float32(share), "item_id_seed": np.array(seed, np.int32)}
+        return float(model.compute_loss(batch | hidden))
+
+    some = [loss(0.5), loss(0.5), loss(0.5, (1, 3))]
+    assert some[0] == some[1] != some[2]
+    plain, hidden = float(model.compute_loss(batch)), loss(1.0)
+    assert loss(0.0) == plain
+    model.set_catalogue(ITEMS, {"item": np.full(len(ITEMS), "?", object), "price": PRICES})
+    assert hidden == float(model.compute_loss(batch)) != plain
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)

@@ -292,6 +292,17 @@ def test_unknown_user_rate_is_the_share_of_rows_under_an_unknown_id(case):
     assert len(ids) / total == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / total))
 
 
+@pytest.mark.parametrize("case", ["full", "sampled", "full, timed histories"])
+def test_batches_say_how_many_ids_of_items_are_hidden_and_which(case):
+    epochs = [list(make(case, item_id_drop=0.25).batches(epoch)) for epoch in (0, 0, 1)]
+    assert_same(epochs[0], epochs[1])
+    seeds = [(*batch["item_id_seed"].tolist(),) for batches in epochs[1:] for batch in batches]
+    assert len(set(seeds)) == len(seeds)
+    for batch in epochs[0]:
+        assert (batch["item_id_drop"], batch["item_id_drop"].dtype) == (0.25, np.float32)
+        assert (batch["item_id_seed"].dtype, batch["item_id_seed"].shape) == (np.int32, (2,))
+
+
 def test_without_an_id_no_row_is_unknown():
     log = make_log(True)
     users = UserFeatures({"age": np.linspace(0, 1, USERS, dtype=np.float32)[:, None]}, log)

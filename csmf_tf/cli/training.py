@@ -43,7 +43,7 @@ def _fit(args):
     from csmf_tf.evaluation.plots import capacity_png
     from csmf_tf.run import Run
 
-    _prepare_tensorflow()
+    _make_deterministic()
     run = Run(args.out, config)
     run.fit(verbose=2)
     capacity_png(run.directory / "capacity.png", run.model.capacity(), run.model.funnel)
@@ -58,19 +58,17 @@ def _extend(args):
 
     from csmf_tf.run import Run
 
-    _prepare_tensorflow()
+    _make_deterministic()
     run = Run(args.directory)
     run.add_objective(args.behavior, args.log, args.share, verbose=2)
     return _trained(run, args.directory)
 
 
-def _prepare_tensorflow():
+def _make_deterministic():
     from csmf_tf._keras import tf
 
     # So that a resumed run ends with the same bits as an unbroken one.
     tf.config.experimental.enable_op_determinism()
-    # No warnings of retracing: each stage is traced anew on purpose.
-    tf.get_logger().setLevel("ERROR")
 
 
 def _trained(run, path):

@@ -18,6 +18,8 @@ A batch is a dictionary, as `csmf_tf.data.stages` makes it, of R rows with P pos
 | `anchors` | int32 [m_c m_o] | what virtual negatives are mixed of, EDIS without MSAC only |
 | `anchor_log_q` | float32 [m_c m_o] | log expected count of each, EDIS without MSAC only |
 | `mixing` | float32 [m_c V, m_c m_o] | weights of the simple virtual negatives, EDIS only |
+| `item_id_drop` | float32 [] | share of the candidates that are scored without their ids, if any are |
+| `item_id_seed` | int32 [2] | what the choice of them follows from |
 | `positive_share` | float32 [R, B] | share of the positive in each hard virtual negative, EDIS only |
 
 With `heterrec` a row is a window of a user's history, and what follows is by its Q positions that are
@@ -53,6 +55,8 @@ class Batching:
         negatives: the `Negatives` of the configuration, `"sampled"` only.
         unknown_user_rate: share of rows that train the out-of-vocabulary row of the user table, so that
             unknown users get what the average user likes (own choice).
+        item_id_drop: share of the candidates of each step that are scored without their ids, so that items
+            which are known by their features alone are learned too.
         l2_popularity: power of the number of its positives with which the L2 of an item grows; 0 for the
             same L2 for all (frequency-scaled regularisation, Rendle et al., 2021).
         closure: whether events of later objectives count as positives of earlier ones.
@@ -65,6 +69,7 @@ class Batching:
     history_drop: float = 0.5
     negatives: Negatives = dataclasses.field(default_factory=Negatives)
     unknown_user_rate: float = 0.01
+    item_id_drop: float = 0.0
     l2_popularity: float = 0.0
     closure: bool = True
     step_weights: tuple[float, ...] = (1.0,)

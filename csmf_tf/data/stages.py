@@ -166,8 +166,12 @@ class StageData:
         if self._features.sequence:
             make = self._sequence_batches
         for batch in make(chosen, histories, share, rng):
-            rate = self.batching.unknown_user_rate
-            yield batch | {"user": self._features.without_id(batch["user"], rate, rng)}
+            rate, drop = self.batching.unknown_user_rate, self.batching.item_id_drop
+            batch |= {"user": self._features.without_id(batch["user"], rate, rng)}
+            if drop:
+                batch["item_id_drop"] = np.float32(drop)
+                batch["item_id_seed"] = rng.integers(0, 2**31, 2, np.int32)
+            yield batch
 
     @property
     def positives(self) -> tuple[np.ndarray, np.ndarray]:

@@ -30,6 +30,32 @@ class KnownRows(keras.initializers.RandomNormal):
         return {"unknown": self.unknown, "stddev": self.stddev, "seed": self.seed}
 
 
+def some_unknown(ids, unknown, share, seed):
+    """Ids, some of which are replaced by unknown ones.
+
+    Trained so, a tower does well with the features alone of an item that it has not seen (Volkovs et al.,
+    DropoutNet, 2017, who drop whole preference vectors).
+
+    Args:
+        ids: int [n], codes of an `id` feature, of which those below `unknown` stand for unknown ids.
+        unknown: number of unknown ids.
+        share: float scalar, the probability with which each is replaced.
+        seed: int32 [2] that all draws follow from.
+
+    Returns:
+        What `ids` was, with some replaced.
+
+    Example:
+
+    >>> some_unknown(tf.constant([5, 6, 7]), 2, share=0.0, seed=[3, 4]).numpy().tolist()
+    [5, 6, 7]
+    """
+    first, second = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    replaced = tf.random.stateless_uniform(tf.shape(ids), first) < share
+    drawn = tf.random.stateless_uniform(tf.shape(ids), second, 0, unknown, ids.dtype)
+    return tf.where(replaced, drawn, ids)
+
+
 def mean_of_lists(vectors, codes):
     """Means of the vectors of padded lists; of an empty list 0.
 
