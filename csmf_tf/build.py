@@ -13,7 +13,9 @@ from csmf_tf._keras import keras
 from csmf_tf.config import Config, to_dict
 from csmf_tf.data.batches import Batching
 from csmf_tf.data.further import add_behavior
+from csmf_tf.data.history import History
 from csmf_tf.data.log import EventLog, read_log
+from csmf_tf.data.sequences import Targets
 from csmf_tf.data.splits import Split, split_log
 from csmf_tf.data.store import Prepared
 from csmf_tf.data.tables import align, pad_lists, read_table
@@ -142,15 +144,16 @@ def build_model(config: Config, prepared: Prepared) -> CSMF:
 
 
 def _user_features(config, prepared):
-    settings, length = config.model, _history_length(config, prepared)
+    settings, length = config.model, config.model.history.length
     features = _features(config, prepared.users, config.features.user, with_id=settings.reads_user_id)
     if not length:
         return features
     items, dim = tuple(prepared.split.train.items), settings.embedding_dim
     if settings.user_tower == "heterrec":
         behaviors = {SEQUENCE_BEHAVIOR: config.funnel} if len(config.funnel) > 1 else {}
+        positions = _trained_positions(prepared.split.train, config.funnel, length)
         return features + [
-            Feature(name, "history", vocabulary, length=length)
+            Feature(name, "history", vocabulary, length=length, positions=positions)
             for name, vocabulary in ({SEQUENCE: items} | behaviors).items()
         ]
     return features + [
@@ -158,15 +161,13 @@ def _user_features(config, prepared):
     ]
 
 
-def _history_length(config, prepared):
-    """That of the configuration; of a sequence no more than what training has positions for."""
-    length = config.model.history.length
-    if config.model.user_tower != "heterrec":
-        return length
-    train = prepared.split.train
-    events = np.bincount(train.user[train.behavior < len(config.funnel)])
-    # A position is trained by the event after it.
-    return min(length, max(int(events.max()) - 1, 1))
+def _trained_positions(train, funnel, length):
+    """How many positions of histories of `length` have something to predict in training, one at least."""
+    # What came later than the first funnel is not read.
+    train = train.take(train.behavior < len(funnel))
+    every = np.ones(len(train), bool)
+    targets = Targets.of(History.of(train), every, np.unique(train.pairs), len(train.items))
+    return int(np.clip(targets.last.max(initial=0), 1, length))
 
 
 def _features(config, raw, kinds, with_id):
@@ -187,7 +188,7 @@ def _features(config, raw, kinds, with_id):
 
 def user_features(config: Config, prepared: Prepared, model: CSMF, log: EventLog) -> UserFeatures:
     """What the user tower reads of each user, with histories made of `log`."""
-    encoder, length = model.towers.user_encoder, _history_length(config, prepared)
+    encoder, length = model.towers.user_encoder, config.model.history.length
     # The towers read no history of objectives that came later.
     log = replace(log.take(log.behavior < len(config.funnel)), funnel=config.funnel)
     sequence = config.model.user_tower == "heterrec"
@@ -220,7 +221,7 @@ def loss_kind(config: Config, prepared: Prepared) -> str:
 def batching(config: Config, prepared: Prepared) -> Batching:
     """How positives become batches."""
     train, loss, kind = prepared.split.train, config.loss, loss_kind(config, prepared)
-    length, sequence = _history_length(config, prepared), config.model.user_tower == "heterrec"
+    length, sequence = config.model.history.length, config.model.user_tower == "heterrec"
     rows_are_users = kind == "full" and not sequence and not (length and train.time is not None)
     if rows_are_users and config.training.jit_compile:
         raise ValueError(

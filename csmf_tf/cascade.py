@@ -125,9 +125,7 @@ class Cascade:
         self._compile_options = dict(compile_options or {})
         self._callbacks = callbacks
         self._measure = measure
-        # Keras draws its bars into files too.
-        drawn = sys.stdout.isatty() or "ipykernel" in sys.modules
-        self._verbose = (1 if drawn else 2) if verbose == "auto" else verbose
+        self._verbose = verbose
         self._state = self._saved()
         known = {*model.funnel, *self._state.funnel}
         self._scheduled = schedule.pruning(len(known - self._state.pruning.keys()))
@@ -232,6 +230,9 @@ class Cascade:
             self._judge(objective, phase, {})
         if how.goes_on(state.epoch, state.best_epoch):
             verbose = 0 if self._bar.visible else self._verbose
+            if verbose == "auto":
+                # Keras draws its bars into files too.
+                verbose = 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
             if verbose:
                 print(f"\n{objective}: {phase}, up to {how.epochs} epochs")
             self.model.fit(
@@ -326,10 +327,10 @@ class Cascade:
         path = str(self.directory / "checkpoints" / name)
         try:
             status = self._checkpoint(optimizer).read(path)
-        # An IndexError where a file is too short.
-        except (tf.errors.OpError, IndexError) as error:
+        # An IndexError where a file is too short, a ValueError where it is that of other shapes.
+        except (tf.errors.OpError, IndexError, ValueError) as error:
             raise ValueError(
-                f"{path} should be a checkpoint. Received: {getattr(error, 'message', error)}"
+                f"{path} should be a checkpoint of this run. Received: {getattr(error, 'message', error)}"
             ) from error
         status.assert_existing_objects_matched().expect_partial()
         if before != (self.model.stage, self.model.frozen_stages):

@@ -74,8 +74,7 @@ class History:
     """What a user tower reads of what the user did before."""
 
     length: Count = 0
-    """The user's last items as features, of each behaviour or, with heterrec, of all (then no more than
-    training has positions for); 0 is off."""
+    """The user's last items as features, of each behaviour or, with heterrec, of all; 0 is off."""
     drop: Inside = 0.5
     """Without times: share of a user's items that are targets, not history, in an epoch."""
 

@@ -277,7 +277,7 @@ BAD = {
     "no run to evaluate": ("evaluate {work}/log", "{work}/log should be the directory of a run."),
     "no run to export": ("export {new} --out {new}", "{new} should be the directory of a run."),
     "unfinished run": ("evaluate {unfinished}", "should have a finished stage. Received: none"),
-    "lost checkpoint": ("evaluate {lost}", "should be a checkpoint. Received:"),
+    "lost checkpoint": ("evaluate {lost}", "should be a checkpoint of this run. Received:"),
     "a folder for the JSON file": ("evaluate {work}/run --json={work}/log", "log.tmp: Is a directory"),
     "export of no results": (
         "export {work}/run --out {new} --index exact -k 0",

@@ -143,10 +143,42 @@ def test_a_history_has_no_position_that_was_not_trained(folder, tmp_path, funnel
     # Whichever epoch is the best one.
     run.fit(lambda objective, phase: [keras.callbacks.LambdaCallback(on_epoch_end=keep)], verbose=0)
     assert (tables[1] != tables[0]).any(axis=1).all()
-    assert len(tables[0]) == np.bincount(run.prepared.split.train.user).max() - 1
-    evaluator = run.evaluator()
-    assert max(np.bincount(evaluator.known.user)) > len(tables[0])
-    assert evaluator.objectives(run.model)["view"]["users"]
+    assert len(tables[0]) == most_followed(run.prepared.split.train, len(funnel))
+    known = run.evaluator().known
+    assert max(np.bincount(known.user)) > len(tables[0])
+    # Of a longer history the last items are read.
+    users = build.user_features(run.config, run.prepared, run.model, known)
+    busiest = users.latest(np.array([np.bincount(known.user).argmax()]))
+    read = {name: values[:, -len(tables[0]) :] for name, values in busiest.items()}
+    vectors = [run.model.embed_users(encoded).numpy() for encoded in (busiest, read)]
+    assert busiest["history"].shape[1] == 500
+    assert vectors[0].tobytes() == vectors[1].tobytes()
+
+
+def most_followed(log, behaviors):
+    """The most events of a user that come before the last item which that user meets for the first time."""
+    most = 0
+    for user in set(log.user):
+        events = [e for e in range(len(log)) if log.user[e] == user and log.behavior[e] < behaviors]
+        events.sort(key=lambda event: log.time[event])
+        items = [log.item[event] for event in events]
+        most = max([most, *(at for at, item in enumerate(items) if item not in items[:at])])
+    return most
+
+
+def test_a_user_who_only_comes_back_to_items_trains_no_position(tmp_path):
+    """The longest history of all ends with items that were met: nothing is predicted from there."""
+    rows = [("u0", item, at) for at, item in enumerate("abeabeabecd")]
+    rows += [(f"u{n}", item, at) for n in range(1, 9) for at, item in enumerate("abcd" if n % 2 else "cdab")]
+    lines = ["user_id,item_id,behavior,timestamp", *(f"{u},{i},view,{at}" for u, i, at in rows)]
+    (tmp_path / "events.csv").write_text("\n".join(lines))
+    columns = {"user": "user_id", "item": "item_id", "behavior": "behavior", "timestamp": "timestamp"}
+    log = {"path": str(tmp_path / "events.csv"), **columns}
+    sections = {key: value for key, value in SECTIONS.items() if key != "features"}
+    raw = {**sections, "log": log, "funnel": ["view"], "split": {"kind": "leave_last"}, "model": MODEL}
+    run = Run(tmp_path / "run", from_dict(raw))
+    assert np.bincount(run.prepared.split.train.user).max() == 9
+    assert run.model.towers.user.sequence.positions == most_followed(run.prepared.split.train, 1) == 2
 
 
 def test_one_list_needs_the_full_softmax_however_it_was_chosen(folder, tmp_path):

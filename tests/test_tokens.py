@@ -150,7 +150,7 @@ def test_too_long_a_history_is_an_error():
     wide = {name: np.concatenate([values, values], axis=1) for name, values in ENCODED.items()}
     with pytest.raises(
         tf.errors.InvalidArgumentError,
-        match=r"A history should hold at most `length=3` items\. Received more columns",
+        match=r"A history should hold at most `length=3` items\. Received more",
     ):
         make()(wide, np.ones((2, 6), bool))
 

@@ -90,6 +90,8 @@ class StageData:
             read = done < users.behaviors
             self._next = Targets.of(History.of(log), read, self._keys, self._n_items)
             self._check_followed()
+            # What is beyond would be pads.
+            self._columns = min(users.length, int(self._next.last.max()))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -135,7 +137,7 @@ class StageData:
     @property
     def _rows_an_epoch(self) -> int:
         if self._features.sequence:
-            return int(np.sum(-(-self._next.last // self._features.length)))
+            return int(np.sum(-(-self._next.last // self._columns)))
         return len(np.unique(self._users)) if self.rows_are_users else self._targets_an_epoch
 
     @property
@@ -236,7 +238,7 @@ class StageData:
         return self._next.after(users, events, len(self.batching.step_weights))
 
     def _sequence_batches(self, chosen, histories, share, rng):
-        length, steps = self._features.length, np.array(self.batching.step_weights, np.float32)
+        length, steps = self._columns, np.array(self.batching.step_weights, np.float32)
         cut = windows(self._next.last, length, rng)
         positions = cut.positions(length)
         targets = self._next_items(positions.user, positions.event)

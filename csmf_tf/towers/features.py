@@ -35,6 +35,8 @@ class Feature:
         dim: width of the feature's embedding; `id` features take the tower's embedding dimension.
         oov_buckets: strings outside the vocabulary are hashed into so many buckets of their own.
         length: static width of a `history` or `vector`.
+        positions: how many items of a `history` HeterRec reads, the last ones that are there: as many as its
+            training has; 0 for `length`.
         mean, std: statistics by which a `numeric` feature is standardised.
         boundaries: ascending borders of the buckets of a `numeric` feature, in its own unit. The tokens of
             HeterRec embed the bucket then; an MLP tower reads the number all the same.
@@ -51,6 +53,7 @@ class Feature:
     dim: int = 16
     oov_buckets: int = 1
     length: int = 0
+    positions: int = 0
     mean: float = 0.0
     std: float = 1.0
     boundaries: tuple[float, ...] = ()

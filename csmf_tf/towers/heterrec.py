@@ -43,8 +43,9 @@ class HistoryTransformer(keras.layers.Layer):
         items = [Feature(**f) if isinstance(f, dict) else f for f in items]
         self.history = history
         self.behaviors = behaviors
+        self.positions = history.positions or history.length
         self.flatten = HeterogeneousTokenFlattening(
-            items, settings.dim, history.length, settings.flatten, name="tokens", dtype=self.dtype_policy
+            items, settings.dim, self.positions, settings.flatten, name="tokens", dtype=self.dtype_policy
         )
         self.transform = HierarchicalCausalTransformer(
             settings.dim,
@@ -95,8 +96,11 @@ class HistoryTransformer(keras.layers.Layer):
         return [*self.flatten.masked_layers, *behaviors, *self.transform.masked_layers]
 
     def present(self, encoded):
-        """Which positions hold an item, bool [B, L]."""
-        return encoded[self.history.name] > 0
+        """Which positions hold an item that is read, bool [B, L]: of those that are there the last ones."""
+        there = encoded[self.history.name] > 0
+        if self.positions == self.history.length:
+            return there
+        return there & (tf.cumsum(tf.cast(there, tf.int32), axis=1, reverse=True) <= self.positions)
 
     def call(self, encoded, stage=None, training=False, seed=None):
         codes, present = encoded[self.history.name], self.present(encoded)

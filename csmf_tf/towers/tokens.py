@@ -143,9 +143,9 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
 
     def _check_length(self, present):
         return tf.debugging.assert_less_equal(
-            tf.shape(present)[1],
+            tf.reduce_max(tf.reduce_sum(tf.cast(present, tf.int32), axis=1)),
             self.length,
-            f"A history should hold at most `length={self.length}` items. Received more columns:",
+            f"A history should hold at most `length={self.length}` items. Received more:",
         )
 
     def _vector(self, feature, value, stage):
