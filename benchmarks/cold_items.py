@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/cold_items.py [--shares 0 0.1 0.3 0.5] [--seed 0] [--quick]
 
-Of the items with five events or more a tenth, drawn at random, is cold: their events are taken out of the
+Of the items with five events or more a tenth, drawn at random, is new: their events are taken out of the
 log. A model is trained on the rest for each share of hidden ids (`model.item_id_drop`). Users of whom
-something is left are asked for the cold items that they did: among the cold items alone, and among all items
-but those that they have met. `warm` is what the model finds of its own held-out events. Prints Recall@50 with
-95 % intervals over users, then one line of JSON. The logs are a simulated one, and movielens-small where
+something is left are asked for the new items that they did: among the new items alone, and among all items
+but those that they have met. `known` is what the model finds of its own held-out events. Prints Recall@50
+with 95 % intervals over users, then one line of JSON. The logs are a simulated one, and movielens-small where
 `--folder` has it.
 """
 
@@ -37,7 +37,7 @@ from csmf_tf.evaluation.statistics import intervals
 from csmf_tf.run import Run
 
 COLUMNS = {"user": "user_id", "item": "item_id", "behavior": "behavior"}
-LEAST_EVENTS, COLD, K = 5, 0.1, 50
+LEAST_EVENTS, NEW, K = 5, 0.1, 50
 
 
 class Log(NamedTuple):
@@ -64,21 +64,31 @@ def movielens(folder: pathlib.Path, out: pathlib.Path) -> Log:
     return Log(events, items, ("rated",), {"genres": "multi", "words": "multi", "year": "numeric"})
 
 
-def without_cold(log: Log, out: pathlib.Path, seed: int) -> tuple[pathlib.Path, np.ndarray, EventLog]:
-    """Writes the log without its cold items; gives its path, their ids and all events."""
+class Left(NamedTuple):
+    """What is left of a log without its new items: its path, their ids, and all events."""
+
+    path: pathlib.Path
+    new: np.ndarray
+    events: EventLog
+
+
+def without_new(log: Log, out: pathlib.Path, seed: int) -> Left:
+    """Draws the new items, and writes the log without them."""
     events = csmf_tf.read_log(log.events, **COLUMNS, funnel=log.funnel)
     often = np.flatnonzero(np.bincount(events.item) >= LEAST_EVENTS)
-    cold = np.random.default_rng(seed).choice(often, round(COLD * len(often)), replace=False)
+    new = np.random.default_rng(seed).choice(often, round(NEW * len(often)), replace=False)
     text = pa.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS.values(), pa.string()))
     table = pa.csv.read_csv(log.events, convert_options=text)
-    is_cold = np.isin(table["item_id"].to_numpy(), events.items[cold].astype(str))
-    pa.csv.write_csv(table.filter(pa.array(~is_cold)), out / "warm.csv")
-    return out / "warm.csv", events.items[cold], events
+    is_new = np.isin(table["item_id"].to_numpy(), events.items[new].astype(str))
+    pa.csv.write_csv(table.filter(pa.array(~is_new)), out / "known.csv")
+    return Left(out / "known.csv", events.items[new], events)
 
 
-def measure(log: Log, out: pathlib.Path, share: float, training: dict[str, int]) -> dict[str, dict[str, Any]]:
+def measure(
+    log: Log, left: Left, out: pathlib.Path, share: float, training: dict[str, int]
+) -> dict[str, dict[str, Any]]:
     """Objective -> what -> mean Recall@50 and its interval."""
-    path, cold, events = without_cold(log, out, training["seed"])
+    path, new, events = left
     config = {
         "log": {"path": str(path), "items": str(log.items), **COLUMNS},
         "funnel": list(log.funnel),
@@ -92,31 +102,31 @@ def measure(log: Log, out: pathlib.Path, share: float, training: dict[str, int])
     run.fit(verbose=0)
     evaluator = run.evaluator()
     vectors, found = evaluator.vectors(run.model), {}
-    table = pad_lists(align(read_table(log.items, "item_id", log.features), "item_id", cold))
+    table = pad_lists(align(read_table(log.items, "item_id", log.features), "item_id", new))
     inputs = {key: tf.constant(v.astype(str) if v.dtype == object else v) for key, v in table.items()}
-    of_cold = run.model.item_embedder()(inputs).numpy()
+    of_new = run.model.item_embedder()(inputs).numpy()
     split = run.prepared.split
     met = evaluator.known.append(split.test).append(split.met).items_of_users()
     for k, objective in enumerate(log.funnel):
         users, items = vectors.weighed(np.eye(len(log.funnel))[k])
-        targets = cold_targets(events, k, cold, split.train.users)
+        targets = new_targets(events, k, new, split.train.users)
         everything = Groups(targets.offsets, targets.items + np.int32(len(items)))
         values = {
-            "warm": evaluator.discovery((users, items), objective).values[f"recall@{K}"],
-            "cold among cold": recall((users, of_cold), targets, None),
-            "cold among all": recall((users, np.concatenate([items, of_cold])), everything, met),
+            "known": evaluator.discovery((users, items), objective).values[f"recall@{K}"],
+            "new among new": recall((users, of_new), targets, None),
+            "new among all": recall((users, np.concatenate([items, of_new])), everything, met),
         }
         found[objective] = {
             what: {"mean": float(one.mean()), "interval": list(intervals({K: one})[K]), "users": len(one)}
             for what, one in values.items()
         }
-        found[objective]["chance among cold"] = {"mean": min(1.0, K / len(cold))}
+        found[objective]["chance among new"] = {"mean": min(1.0, K / len(new))}
     return found
 
 
-def cold_targets(events: EventLog, behavior: int, cold: np.ndarray, users: np.ndarray) -> Groups:
-    """The cold items, by their place in `cold`, that each of `users` did."""
-    row, place = ({one: n for n, one in enumerate(ids)} for ids in (users, cold))
+def new_targets(events: EventLog, behavior: int, new: np.ndarray, users: np.ndarray) -> Groups:
+    """The new items, by their place in `new`, that each of `users` did."""
+    row, place = ({one: n for n, one in enumerate(ids)} for ids in (users, new))
     row_of = np.array([row.get(user, -1) for user in events.users])
     place_of = np.array([place.get(item, -1) for item in events.items])
     did = events.take(events.behavior == behavior)
@@ -151,8 +161,9 @@ def main():
         print(f"left out movielens-small: there is no {source}")
     results: dict[str, Any] = {}
     for name, log in logs.items():
+        left = without_new(log, args.out / name, args.seed)
         for share in args.shares:
-            one = measure(log, args.out / name, share, training)
+            one = measure(log, left, args.out / name, share, training)
             results.setdefault(name, {})[str(share)] = one
             for objective, row in one.items():
                 cells = [f"{what} {_shown(cell)}" for what, cell in row.items()]

@@ -69,7 +69,13 @@ class RunClusters:
 
     def __init__(self, config: Config, prepared: Prepared, folder: pathlib.Path, inputs: str = ""):
         self._config, self._prepared, self._folder = config, prepared, folder
-        setting = json.dumps([to_dict(config), inputs, prepared.split.train.items.tolist()])
+        raw = to_dict(config)
+        # What clusters depend on: a key that a later version adds elsewhere leaves them alone.
+        about = [
+            raw[key] for key in ("log", "funnel", "split", "validation_users", "modalities", "negatives")
+        ]
+        about += [config.model.embedding_dim, config.training.seed]
+        setting = json.dumps([about, inputs, prepared.split.train.items.tolist()])
         self._fingerprint = hashlib.sha256(setting.encode()).hexdigest()
 
     def initial(self) -> Clusters:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 import tensorflow_recommenders as tfrs
@@ -13,6 +14,7 @@ from csmf_tf.towers.embedder import Embedder
 from csmf_tf.towers.features import CHUNK
 from csmf_tf.towers.lookup import some_unknown
 from csmf_tf.towers.pair import TowerPair
+from csmf_tf.towers.transformer import folded
 
 
 @keras.saving.register_keras_serializable(package="csmf_tf")
@@ -436,7 +438,7 @@ class CSMF(tfrs.models.Model):
         Args:
             inputs: a batch, see the class.
             training: whether the loss is trained on, for which a stage has to be in training; else it may
-                also be that of the last stage finished.
+                also be that of the last stage finished, and nothing is dropped or hidden.
 
         Returns:
             float32 scalar.
@@ -450,12 +452,13 @@ class CSMF(tfrs.models.Model):
             raise ValueError("`evaluate` should come after `begin(objective)`. Received: no stage has begun")
         users = self._users(inputs, stage, training)
         loss = self._stage_loss(stage)
+        hide = self._hiding(inputs) if training else lambda encoded: encoded
         if self.loss_kind == "full":
-            return loss.full(users, self._embed_catalogue(inputs, stage), inputs)
+            return loss.full(users, self.embed_items(hide(self._catalogue), stage), inputs)
         candidates = columns(
             inputs,
             users,
-            lambda codes: self._embed_catalogue(inputs, stage, codes),
+            lambda codes: self.embed_items(hide(self._encoded(codes)), stage),
             self.in_batch_negatives,
             lambda mixed: self.renormalize(mixed, stage),
             self.virtual_gradient,
@@ -488,16 +491,27 @@ class CSMF(tfrs.models.Model):
             one_list=self.one_list,
         )
 
-    def _embed_catalogue(self, inputs, stage, codes=None):
-        """Vectors of all items, or of those with some codes; a batch may say that some ids are hidden."""
-        encoded = self._catalogue
-        if codes is not None:
-            encoded = {name: tf.gather(values, codes) for name, values in encoded.items()}
-        if "item_id_drop" in inputs:
-            tower = self.towers.item
-            options = tower.unknown_ids, inputs["item_id_drop"], inputs["item_id_seed"]
-            encoded = {**encoded, tower.id_name: some_unknown(encoded[tower.id_name], *options)}
-        return self.embed_items(encoded, stage)
+    def _encoded(self, codes):
+        return {name: tf.gather(values, codes) for name, values in self._catalogue.items()}
+
+    def _hiding(self, inputs):
+        """A function that hides some ids of encoded items, others at each call, where a batch asks for it."""
+        if "item_id_drop" not in inputs:
+            return lambda encoded: encoded
+        ids = [f for f in self.towers.item.features if f.kind == "id"]
+        if not ids:
+            raise ValueError(
+                "`item_id_drop` should go with an item feature of kind 'id'. "
+                f"Received: {[f.name for f in self.towers.item.features]}; leave it out"
+            )
+        name, unknown = ids[0].name, ids[0].unknown_rows
+        calls = itertools.count()
+
+        def hide(encoded):
+            seed = folded(inputs["item_id_seed"], next(calls))
+            return {**encoded, name: some_unknown(encoded[name], unknown, inputs["item_id_drop"], seed)}
+
+        return hide
 
     def get_config(self):
         return {

@@ -53,7 +53,8 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> pathlib.Path:
     name = run.directory.resolve().name
     page = write_report(
         run.directory / REPORT,
-        title=f"Evaluation of {'/'.join(run.directory.resolve().parts[-2:])}",
+        # A run is often called "run": the folder that it is in tells it from others.
+        title=f"Evaluation of {run.directory.resolve().parent.name}/{name}",
         results=evaluation.results,
         capacity=model.capacity(),
         log=run.log,

@@ -53,7 +53,7 @@ def test_cold_items_prints_a_table_and_what_it_measured(run, tmp_path):
     assert [row.split()[:3] for row in table[1:]] == [
         ["simulated", share, name] for share in ("0.0", "0.5") for name in ("view", "cart", "buy")
     ]
-    cell = report["simulated"]["0.5"]["view"]["cold among all"]
+    cell = report["simulated"]["0.5"]["view"]["new among all"]
     assert 0 <= cell["interval"][0] <= cell["mean"] <= cell["interval"][1] <= 1
     assert cell["users"] > 100
 

@@ -158,6 +158,10 @@ def test_feature_tables_are_looked_at(csmf, findings, described):
     assert found["sentence"].endswith(
         "items.csv. `price` with one value only, which tells none from another."
     )
+    some = findings(described(("i0", "sale"), ("i1", ""), ("i2", ""), flag="categorical"))[
+        "features of items"
+    ]
+    assert (some["level"], some["numbers"]["flag"]["values"]) == ("ok", 1)  # it tells i0 from the others
     found = findings(described(("i1", "red"), ("i2", "blue"), color="categorical"))["features of items"]
     assert "2 of 3 (66.7%) items have a row" in found["sentence"]
     assert "The others are known by their ids alone." in found["sentence"]
@@ -178,12 +182,17 @@ def test_a_feature_without_a_value_is_a_problem(csmf, described):
     [
         ([("7", "red"), ("8", "blue")], "should hold ids of the log. Received: none of them"),
         ([("i0", "red"), ("i0", "blue")], "should hold each id once. Received: 'i0'"),
+        (None, "items.csv. Give the path of a .csv, .csv.gz or .parquet file. 1 problem"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_an_error(csmf, described, rows, message):
-    code, out, err = csmf("check", described(*rows, color="categorical"))
-    assert (code, out) == (2, "")
-    assert message in err
+def test_a_table_that_cannot_be_used_is_a_problem_beside_the_others(csmf, described, rows, message):
+    config = described(*(rows or []), color="categorical")
+    if rows is None:
+        config.with_name("items.csv").unlink()
+    code, out, _ = csmf("check", config, "--strict")
+    assert code == 1
+    assert message in unwrapped(out)
+    assert "20 events of 5 users with 3 items" in out
 
 
 @pytest.mark.parametrize(

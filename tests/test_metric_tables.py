@@ -185,8 +185,9 @@ def ranked(own, popularity, anything, users=90):
     [
         (ranked(0.2, 0.1, 0.19), []),
         (ranked(0.2, 0.2, 0.1), ["popularity ranks", "0.2000 against 0.2000"]),
-        (ranked(0.2, 0.1, 0.3), ["popularity of any behaviour ranks", "0.3000 against 0.2000"]),
+        (ranked(0.2, 0.1, 0.3), ["popularity, any ranks", "0.3000 against 0.2000"]),
         (ranked(0.0, 0.0, 0.0, users=0), []),
+        (ranked(0.0, 0.0, 0.0), []),
         ({"metric": "map@5", "objectives": {"buy": {"map@5": 0.0, "users": 90}}}, []),
     ],
 )

@@ -57,7 +57,7 @@ def test_loss_with_hidden_ids_is_that_of_items_that_nobody_knows(kind):
 
     def loss(share, seed=(1, 2)):
         hidden = {"item_id_drop": np.float32(share), "item_id_seed": np.array(seed, np.int32)}
-        return float(model.compute_loss(batch | hidden))
+        return float(model.compute_loss(batch | hidden, training=True))
 
     some = [loss(0.5), loss(0.5), loss(0.5, (1, 3))]
     assert some[0] == some[1] != some[2]
@@ -65,6 +65,49 @@ def test_loss_with_hidden_ids_is_that_of_items_that_nobody_knows(kind):
     assert loss(0.0) == plain
     model.set_catalogue(ITEMS, {"item": np.full(len(ITEMS), "?", object), "price": PRICES})
     assert hidden == float(model.compute_loss(batch)) != plain
+
+
+def test_ids_are_hidden_in_training_only():
+    model = make("full", **PLAIN)
+    batch = batch_of(model)
+    hidden = {"item_id_drop": np.float32(1), "item_id_seed": np.array([1, 2], np.int32)}
+    assert float(model.compute_loss(batch | hidden)) == float(model.compute_loss(batch))
+
+
+def test_ids_of_positives_and_of_negatives_are_hidden_independently(monkeypatch):
+    model, drawn = make("sampled", **PLAIN), []
+    embed = model.embed_items
+    monkeypatch.setattr(
+        model, "embed_items", lambda encoded, stage: drawn.append(encoded) or embed(encoded, stage)
+    )
+    batch = with_drawn(batch_of(model), "both")
+    batch = {
+        name: np.zeros_like(v) if v.dtype == np.int32 else v for name, v in batch.items() if name != "user"
+    }
+    batch |= {"user": batch_of(model)["user"], "item_id_drop": np.float32(0.5)}
+    masks = []
+    for seed in range(40):
+        drawn.clear()
+        model.compute_loss(batch | {"item_id_seed": np.array([seed, 0], np.int32)}, training=True)
+        masks.append([encoded["item"].numpy()[:ROWS] == 0 for encoded in drawn])
+    masks = np.array(masks)
+    assert masks.shape[1] == 3
+    for one, other in itertools.combinations(range(3), 2):
+        assert np.mean(masks[:, one] == masks[:, other]) == pytest.approx(
+            0.5, abs=4 * 0.5 / math.sqrt(40 * ROWS)
+        )
+
+
+def test_to_hide_ids_of_items_without_is_an_error():
+    model = CSMF(["view"], [Feature("user", "id", ("u",))], [Feature("price", "numeric")], 2)
+    model.set_catalogue(ITEMS, {"price": PRICES})
+    model.begin("view")
+    hidden = {"item_id_drop": np.float32(0.5), "item_id_seed": np.array([1, 2], np.int32)}
+    batch = {"user": {"user": np.array([1], np.int32)}, **hidden}
+    with pytest.raises(
+        ValueError, match=r"`item_id_drop` should go with an item feature of kind 'id'\. Received"
+    ):
+        model.compute_loss(batch, training=True)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)

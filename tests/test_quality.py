@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from csmf_tf import build
 from csmf_tf._keras import keras, tf
@@ -23,7 +24,19 @@ from csmf_tf.schedule import Fit
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks.quality import alternatives, compute, csmf, fused, graph, peers, run, sharing, workers
+from benchmarks.quality import (
+    alternatives,
+    compute,
+    csmf,
+    fused,
+    graph,
+    peers,
+    run,
+    scaling,
+    sharing,
+    workers,
+)
+from benchmarks.quality.heterrec import DEPTHS, DIMS
 from benchmarks.quality.task import Ranked, Task, configuration
 
 NAMES = ["view", "cart", "buy"]
@@ -411,3 +424,15 @@ def test_a_run_that_is_ended_leaves_no_worker_behind(signalled):
         assert main.wait(30)
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+def test_the_figure_of_depths_and_widths_shows_what_is_there(tmp_path):
+    def cell(mean, low, high):
+        return {"objectives": {"view": {"recall@10": {"mean": mean, "interval": [low, high]}}}}
+
+    whole = {f"{kind}_{n}x{d}": cell(0.3, 0.2, 0.5) for kind in scaling.KINDS for n in DEPTHS for d in DIMS}
+    # Rounded, a mean may lie outside an interval without width.
+    part = {"heterrec_2x64": cell(0.30001, 0.3, 0.3), "joined_1x32": cell(0.3, 0.30001, 0.30001)}
+    logs = {"one": {"methods": whole}, "other": {"methods": part}}
+    scaling.draw(tmp_path / "scaling.png", logs, "recall@10")
+    assert Image.open(tmp_path / "scaling.png").size[0] > 800

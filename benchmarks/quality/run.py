@@ -176,7 +176,9 @@ def main():
     path.write_text(json.dumps({**reported, "setting": setting}, indent=1))
     print(f"all of it, with the fused rankings: {path}")
     if args.scaling and reported:
-        scaling.draw(path.with_suffix(".png"), reported, "recall@10")
+        scaling.draw(
+            path.with_suffix(".png"), reported, "recall@10" if "recall@10" in metrics else metrics[0]
+        )
 
 
 if __name__ == "__main__":

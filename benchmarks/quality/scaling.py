@@ -42,9 +42,10 @@ def _panel(panel, methods, depth, metric):
         found = {dim: methods[name] for dim in DIMS if (name := f"{kind}_{depth}x{dim}") in methods}
         cells = [next(iter(one["objectives"].values()))[metric] for one in found.values()]
         means = [cell["mean"] for cell in cells]
+        bounds = [sorted([cell["mean"], *cell["interval"]]) for cell in cells]
         errors = [
-            [mean - cell["interval"][0] for mean, cell in zip(means, cells, strict=True)],
-            [cell["interval"][1] - mean for mean, cell in zip(means, cells, strict=True)],
+            [mean - low for mean, (low, _, _) in zip(means, bounds, strict=True)],
+            [high - mean for mean, (_, _, high) in zip(means, bounds, strict=True)],
         ]
         panel.errorbar([dim * shift for dim in found], means, errors, capsize=3, **style)
     panel.set_xscale("log", base=2)

@@ -1,4 +1,4 @@
-"""What the commands about a trained run begin with."""
+"""What the commands about a run begin with."""
 
 import os
 from typing import TYPE_CHECKING
@@ -7,11 +7,16 @@ if TYPE_CHECKING:
     from csmf_tf.run import Run
 
 
-def open_run(directory: str | os.PathLike[str]) -> "Run":
-    """The run in a folder, restored. Where there is none, that is said before TensorFlow's long start."""
+def check_run(directory: str | os.PathLike[str]) -> None:
+    """Raises a FileNotFoundError where there is no run, before TensorFlow's long start."""
     from csmf_tf.config import config_of_run
 
     config_of_run(directory)
+
+
+def open_run(directory: str | os.PathLike[str]) -> "Run":
+    """The run in a folder, restored."""
+    check_run(directory)
 
     from csmf_tf.run import Run
 

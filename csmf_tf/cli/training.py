@@ -1,6 +1,7 @@
 """Commands that train."""
 
 from csmf_tf.cli.output import Answer
+from csmf_tf.cli.runs import check_run
 
 
 def register(command):
@@ -51,10 +52,7 @@ def _fit(args):
 
 
 def _extend(args):
-    from csmf_tf.config import config_of_run
-
-    # Where there is no run, it is said before TensorFlow's long start.
-    config_of_run(args.directory)
+    check_run(args.directory)
 
     from csmf_tf.run import Run
 

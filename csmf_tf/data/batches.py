@@ -13,13 +13,13 @@ A batch is a dictionary, as `csmf_tf.data.stages` makes it, of R rows with P pos
 | `negatives` | int32 [M] | drawn negatives shared by all rows, `"sampled"` only |
 | `log_q` | float32 [P + M] | log expected count of each candidate in a row, `"sampled"` only |
 | `funnel_negatives` | int32 [R, H] | upstream-only items of the row's user, -1 pads, `"sampled"` only |
+| `item_id_drop` | float32 [] | share of the candidates that are scored without ids, absent when it is 0 |
+| `item_id_seed` | int32 [2] | what the choice of them follows from, alike |
 | `cluster_negatives` | int32 [R, E] | easy, then hard negatives by clusters, -1 pads, MSAC only |
 | `cluster_log_q` | float32 [R, E] | log expected count of each, MSAC only |
 | `anchors` | int32 [m_c m_o] | what virtual negatives are mixed of, EDIS without MSAC only |
 | `anchor_log_q` | float32 [m_c m_o] | log expected count of each, EDIS without MSAC only |
 | `mixing` | float32 [m_c V, m_c m_o] | weights of the simple virtual negatives, EDIS only |
-| `item_id_drop` | float32 [] | share of the candidates that are scored without their ids, if any are |
-| `item_id_seed` | int32 [2] | what the choice of them follows from |
 | `positive_share` | float32 [R, B] | share of the positive in each hard virtual negative, EDIS only |
 
 With `heterrec` a row is a window of a user's history, and what follows is by its Q positions that are

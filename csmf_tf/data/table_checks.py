@@ -24,16 +24,15 @@ def features(
         of: what they are, "users" or "items".
 
     Returns:
-        The `Finding`, a problem where a feature has no value for any of the ids.
-
-    Raises:
-        ValueError: where `read_table` or `align` raise one: the table cannot be used at all.
-        FileNotFoundError: if there is no such file.
+        The `Finding`, a problem where the table cannot be read or has no value of a feature for any id.
     """
-    table = read_table(path, id_column, kinds)
+    try:
+        table = read_table(path, id_column, kinds)
+        aligned = align(table, id_column, ids)
+    except (ValueError, OSError) as error:
+        return Finding(f"features of {of}", "problem", f"{str(error).rstrip('.')}.", {})
     described = pa.array(table[id_column], pa.string())
     rows = count(pc.is_in(pa.array(ids, pa.string()), described).to_numpy(zero_copy_only=False))
-    aligned = align(table, id_column, ids)
     numbers: dict[str, dict[str, Value]] = {}
     empty, constant = [], []
     for name, kind in kinds.items():
@@ -41,7 +40,8 @@ def features(
         values = len({value for cell in known for value in cell}) if kind == "multi" else len(set(known))
         numbers[name] = {"kind": kind, f"{of} with a value": len(known) / max(len(ids), 1), "values": values}
         empty += [f"`{name}`"] * (values == 0)
-        constant += [f"`{name}`"] * (values == 1)
+        # To have no string tells an item apart too; what has no number is taken to have the mean.
+        constant += [f"`{name}`"] * (values == 1 and (kind == "numeric" or len(known) == len(ids)))
     sentence = f"{share(rows, len(ids))} {of} have a row in {os.fspath(path)}."
     if rows < len(ids):
         sentence += " The others are known by their ids alone."

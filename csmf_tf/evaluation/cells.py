@@ -8,9 +8,6 @@ import numpy as np
 FEW_USERS = 30
 """Means over fewer users are marked, as neither they nor their intervals can be relied on (own choice)."""
 
-LABELS = {"popularity_any": "popularity of any behaviour"}
-"""What rankings of the results are called in prose, where that is not their name."""
-
 NOT_METRICS = ("users", "skipped", "intervals")
 """The other entries of a leaf of the results."""
 
@@ -100,26 +97,27 @@ def rankings(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(label, rows) for label, rows in (own | results.get("baselines", {})).items() if rows]
 
 
-def beaten(results: Mapping[str, Any]) -> list[str]:
+def beaten(results: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     """Sentences about the objectives for which a ranking without a model is as good as their own score.
 
     Args:
         results: what `Run.evaluate` gives, or some of its entries.
+        labels: what baselines are called where they are shown, if not by their names.
 
     Example:
         >>> own, popular = {"recall@50": 0.02, "users": 90}, {"recall@50": 0.03, "users": 90}
         >>> ranked = {"objectives": {"buy": own}, "baselines": {"popularity": {"buy": popular}}}
-        >>> beaten(ranked | {"metric": "recall@50"})
+        >>> beaten(ranked | {"metric": "recall@50"}, {})
         ['buy: popularity ranks as well as its own score, or better (recall@50 0.0300 against 0.0200)']
     """
     metric, sentences = results.get("metric", ""), []
     for name, own in results.get("objectives", {}).items():
         rows = {label: row[name] for label, row in results.get("baselines", {}).items() if name in row}
         best = max(rows, key=lambda label: rows[label].get(metric, 0.0), default=None)
-        if best and own.get("users") and own.get(metric, 1.0) <= rows[best].get(metric, 0.0):
+        if best and own.get("users") and own.get(metric, 1.0) <= rows[best].get(metric, 0.0) > 0:
             values = f"{format_metric(rows[best], metric)} against {format_metric(own, metric)}"
             sentences.append(
-                f"{printable(name)}: {LABELS.get(best, best)} ranks as well as its own score, or better "
+                f"{printable(name)}: {labels.get(best, best)} ranks as well as its own score, or better "
                 f"({metric} {values})"
             )
     return sentences

@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from csmf_tf.evaluation.cells import (
     FEW_USERS,
-    LABELS,
     NOT_METRICS,
     beaten,
     format_metric,
@@ -28,6 +27,7 @@ from csmf_tf.evaluation.tables import Shares, capacity_rows
 
 _PAGE = "index.html"
 _PLOTS = ("tradeoff.png", "capacity.png", "learning.png", "retention.png")
+_LABELS = {"popularity_any": "popularity of any behaviour"}
 _HEADINGS = {
     "recall": "Recall",
     "ndcg": "NDCG",
@@ -167,7 +167,7 @@ def _render(**context: Any) -> str:
         "interval": _interval,
         "users": users_of,
         "heading": _heading,
-        "label": lambda name: LABELS.get(name, name),
+        "label": lambda name: _LABELS.get(name, name),
     }
     template = environment.get_template("report.html.jinja")
     results, funnel = context["results"], context["funnel"]
@@ -178,7 +178,7 @@ def _render(**context: Any) -> str:
         few=FEW_USERS,
         marked=_any_few(results),
         infinity=np.inf,
-        beaten=beaten(results),
+        beaten=beaten(results, _LABELS),
         left_out=left_out(results),
         cutoffs=_cutoffs(results["objectives"]),
         moved=_moved(results["retention"]),

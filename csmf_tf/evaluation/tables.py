@@ -70,7 +70,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         *_matrix_block("targets", results.get("targets", {})),
     ]
     text = "\n\n".join("\n".join(block) for block in blocks)
-    below = [*_words(results, text), *_wrapped([*beaten(results), *left_out(results)])]
+    below = [*_words(results, text), *_wrapped([*beaten(results, _LABELS), *left_out(results)])]
     return "\n\n".join(filter(None, [text, "\n".join(below)]))
 
 

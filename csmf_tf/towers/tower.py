@@ -67,7 +67,6 @@ class Tower(keras.layers.Layer):
         if len(ids) > 1:
             raise ValueError(f"A tower should have at most one feature of kind 'id'. Received: {ids}")
         self.id_name = ids[0] if ids else None
-        self.unknown_ids = sum(f.unknown_rows for f in self.features if f.kind == "id")
         plain = identifiers(names)
         read = {f.name for f in (sequence.history, sequence.behaviors) if f} if sequence else {}
         self._beside = [f for f in self.features if f.name not in read]
