@@ -53,6 +53,7 @@ class Run:
     Example:
 
     >>> import tempfile
+    >>> from csmf_tf.config import from_dict
     >>> from csmf_tf.data.simulator import simulate
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     simulate(users=60, items=40).write(folder)
