@@ -452,7 +452,7 @@ class CSMF(tfrs.models.Model):
             raise ValueError("`evaluate` should come after `begin(objective)`. Received: no stage has begun")
         users = self._users(inputs, stage, training)
         loss = self._stage_loss(stage)
-        hide = self._hiding(inputs) if training else lambda encoded: encoded
+        hide = self._hiding(inputs, training)
         if self.loss_kind == "full":
             return loss.full(users, self.embed_items(hide(self._catalogue), stage), inputs)
         candidates = columns(
@@ -494,9 +494,9 @@ class CSMF(tfrs.models.Model):
     def _encoded(self, codes):
         return {name: tf.gather(values, codes) for name, values in self._catalogue.items()}
 
-    def _hiding(self, inputs):
+    def _hiding(self, inputs, training):
         """A function that hides some ids of encoded items, others at each call, where a batch asks for it."""
-        if "item_id_drop" not in inputs:
+        if not training or "item_id_drop" not in inputs:
             return lambda encoded: encoded
         ids = [f for f in self.towers.item.features if f.kind == "id"]
         if not ids:

@@ -205,12 +205,18 @@ def test_values_that_repeat_have_buckets_of_their_own_whatever_is_rounded(values
         assert same == (price[one] == price[other])
 
 
+HISTORY = {"kind": "history", "vocabulary": ("a",), "length": 3}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"kind": "vector"}, "`length` of feature 'f' should be >= 1"),
         ({"kind": "numeric", "boundaries": (2.0, 1.0)}, "`boundaries` of feature 'f' should be ascending"),
         ({"kind": "id", "vocabulary": ("a",), "boundaries": (1.0,)}, "belong to kind numeric"),
+        (HISTORY | {"positions": 4}, r"in \[0, `length`\], .* Received: positions=4, length=3"),
+        (HISTORY | {"positions": -1}, "`positions` of feature 'f' should be .* Received: positions=-1"),
+        ({"kind": "id", "vocabulary": ("a",), "positions": 1}, "`positions` .* of kind history"),
     ],
 )
 def test_errors_of_features(arguments, message):

@@ -81,6 +81,11 @@ class Feature:
                 f"`length` of feature '{self.name}' should be >= 1, the width of its vectors. "
                 f"Received: length={self.length}"
             )
+        if not 0 <= self.positions <= (self.length if self.kind == "history" else 0):
+            raise ValueError(
+                f"`positions` of feature '{self.name}' should be in [0, `length`], of kind history. "
+                f"Received: positions={self.positions}, length={self.length}, kind={self.kind!r}"
+            )
         if self.kind in FLOATS:
             if not self.std > 0:
                 raise ValueError(
