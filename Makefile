@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs docs-serve notebooks savedmodels bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives bench-sequences bench-scaling lightgcn clean
+.PHONY: help venv demo test test-thorough lint docs docs-serve notebooks savedmodels bench bench-quality bench-quality-small bench-published bench-ablations bench-negatives bench-sequences bench-scaling lightgcn clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ lint: venv  ## ruff and mypy
 
 test: lint  ## lint, then all tests, docstring examples, notebooks and documents
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-thorough: lint  ## the further cases that `make test` leaves out, before a release
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 docs: venv  ## build the site of the documents; it begins at build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

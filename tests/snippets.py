@@ -1,5 +1,7 @@
 """Code blocks of the documents, and how they are run."""
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -42,6 +44,14 @@ def run_fresh(code: str, folder: Path, **environment: str) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def run_here(code: str, folder: Path) -> str:
+    """Standard output of `code` in this process, run in `folder`; faster than `run_fresh` by an import."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        exec(compile(code, "<document>", "exec"), {"__name__": "__main__"})
+    return printed.getvalue()
 
 
 def run_document(document: str, folder: Path, smaller: dict[str, str] | None = None) -> None:

@@ -4,7 +4,7 @@ import csv
 import gzip
 
 import pytest
-from snippets import ROOT, blocks, commands, run_fresh
+from snippets import blocks, commands, run_here
 
 from csmf_tf.cli import main
 from csmf_tf.config import load_config
@@ -43,12 +43,8 @@ def folder(tmp_path_factory):
 
 def test_python_and_commands_run(folder, capsys, monkeypatch):
     check, peer, measure, callback = blocks(DOCUMENT, "python")
-
-    def run(code):
-        return run_fresh(code, folder, PYTHONPATH=str(ROOT))
-
-    assert "'in view': 0" in run(check)
-    run(peer)
+    assert "'in view': 0" in run_here(check, folder)
+    run_here(peer, folder)
     monkeypatch.chdir(folder)
     *checks, compare = commands(DOCUMENT)
     with gzip.open(folder / "events.csv.gz", "rt") as file:
@@ -61,6 +57,6 @@ def test_python_and_commands_run(folder, capsys, monkeypatch):
     capsys.readouterr()
     assert main(compare) == 0
     assert "buy, recall@50" in capsys.readouterr().out
-    assert "'map@50'" in run(measure)
-    history = run(callback).splitlines()[-1]
+    assert "'map@50'" in run_here(measure, folder)
+    history = run_here(callback, folder).splitlines()[-1]
     assert len(history.strip("[]").split(",")) == 2

@@ -1,7 +1,10 @@
 """Frozen means bit for bit: no optimiser, option or save moves a finished stage's outputs."""
 
+import itertools
+
 import numpy as np
 import pytest
+from thorough import left_out
 
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import MaskedDense, MaskedEmbedding, propagate_owners
@@ -113,6 +116,15 @@ CASES = {
 }
 
 
+TABLE = [*itertools.product(CASES, ("unit", "weight"))]
+# Of cases that are no other graph one granularity is enough, the other one each time.
+FURTHER = [
+    pair
+    for n, pair in enumerate(TABLE)
+    if pair[0] not in ("Adam", "mixed_float16", "jit_compile") and (n // 2 + n) % 2
+]
+
+
 def tower_of(granularity, dtype="float32", **arguments):
     keras.utils.set_random_seed(0)
     policy = keras.mixed_precision.global_policy()
@@ -134,8 +146,7 @@ def train(tower, stage):
         tower.fit(BATCHES, verbose=0)
 
 
-@pytest.mark.parametrize("granularity", ["unit", "weight"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "granularity"), left_out(TABLE, FURTHER))
 def test_finished_stages_keep_their_outputs_bit_for_bit(case, granularity):
     optimizer, arguments, options = CASES[case]
     tower = tower_of(granularity, **arguments)
@@ -155,7 +166,10 @@ def test_finished_stages_keep_their_outputs_bit_for_bit(case, granularity):
     assert len(set(finished.values())) == STAGES
 
 
-@pytest.mark.parametrize(("granularity", "ending"), [("unit", ".keras"), ("weight", ".keras"), ("unit", "")])
+@pytest.mark.parametrize(
+    ("granularity", "ending"),
+    left_out([("unit", ".keras"), ("weight", ".keras"), ("unit", "")], [("unit", ".keras")]),
+)
 def test_finished_stages_keep_their_outputs_through_save_and_reload(granularity, ending, tmp_path):
     tower = tower_of(granularity)
     tower.compile(OPTIMIZERS.Adam(0.05), "mse")

@@ -1,7 +1,7 @@
 """docs/heterrec.md runs: its configuration, its commands and its Python, on a small log with one epoch."""
 
 import pytest
-from snippets import ROOT, blocks, commands, run_fresh
+from snippets import blocks, commands, run_here
 
 from csmf_tf.cli import main
 
@@ -20,5 +20,4 @@ def test_the_document_runs(tmp_path, capsys):
     # The last command gave five items.
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-5:]] == [*"12345"]
     (code,) = blocks(DOCUMENT, "python")
-    printed = run_fresh(code, tmp_path, PYTHONPATH=str(ROOT))
-    assert "project_item_id" in printed
+    assert "project_item_id" in run_here(code, tmp_path)

