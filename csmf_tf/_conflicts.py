@@ -98,6 +98,11 @@ def _heterrec_conflicts(config: "Config") -> Iterator[str]:
             "`model.heterrec.dim` should be a multiple of its heads. "
             f"Received: dim={heterrec.dim}, heads={heterrec.heads}."
         )
+    if heterrec.buckets == 1:
+        yield (
+            "`model.heterrec.buckets` should be 0, which projects numbers, or at least 2. Received: 1, which "
+            "would say nothing of a number."
+        )
     if loss.margin:
         yield (
             "`loss.margin` belongs to `model.user_tower: mlp`. "

@@ -203,6 +203,7 @@ def user_features(config: Config, prepared: Prepared, model: CSMF, log: EventLog
         config.model.oov_buckets,
         sequence,
         encoder.codes(SEQUENCE_BEHAVIOR, np.array(log.funnel, object)) if several else None,
+        model.towers.user.sequence.positions if sequence else None,
     )
 
 

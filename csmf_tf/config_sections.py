@@ -163,7 +163,7 @@ class Loss:
     l2_popularity: NotNegative = 0.75
     """Power of the number of its positives with which an item's L2 grows; 0 is none."""
     step_weights: Annotated[tuple[Positive, ...], SOME] = (1.0,)
-    """Heterrec: weights of the next items that each position predicts, as many as there are."""
+    """Heterrec: weights of the next items that each position predicts, which are divided by their sum."""
     one_list: bool = False
     """Heterrec: all of them in one softmax; else each against what is none of them."""
 

@@ -111,11 +111,12 @@ def diagnose(run: Run, objective: str | None = None, rows: int = 4000) -> Diagno
     found: dict[str, list[tuple[int | None, np.ndarray]]] = {}
     items = np.where(model.owner <= stage, model.item_vectors(), 0)
     who, what = data.positives
-    chosen = rng.permutation(len(who))[: max(rows, 1)]
+    chosen = rng.permutation(data.predicted)[: max(rows, 1)]
     sampler = data.sampler()
     for at in bar(range(0, len(chosen), _BATCH), "drawing negatives"):
-        pair = who[chosen[at : at + _BATCH]], what[chosen[at : at + _BATCH]]
-        vectors = np.where(model.owner <= stage, model.user_vectors(users.latest(pair[0])), 0)
+        part = chosen[at : at + _BATCH]
+        pair = who[part], what[part]
+        vectors = np.where(model.owner <= stage, model.user_vectors(data.asking(part)), 0)
         batch = {"item": pair[1], **sampler.draw(*pair, rng)}
         for name, codes, difficulty in _columns(batch, vectors, items, plan.negatives, model, stage):
             false = None

@@ -31,7 +31,14 @@ KINDS = {
     },
     "time, weight, normalized": {
         "split": {"kind": "time", "at": 0.7},
-        "model": {"embedding_dim": 8, "hidden": [6], "granularity": "weight", "normalize": True},
+        "model": {
+            "embedding_dim": 8,
+            "hidden": [6],
+            "granularity": "weight",
+            "normalize": True,
+            "history": {"length": 3},
+        },
+        "capacity": {"tau": [0.5, 0.5]},
     },
 }
 

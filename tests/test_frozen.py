@@ -121,7 +121,7 @@ TABLE = [*itertools.product(CASES, ("unit", "weight"))]
 FURTHER = [
     pair
     for n, pair in enumerate(TABLE)
-    if pair[0] not in ("Adam", "mixed_float16", "jit_compile") and (n // 2 + n) % 2
+    if pair[0] not in ("Adam", "mixed_float16", "jit_compile") and (n // 2 + n) % 2 == 0
 ]
 
 

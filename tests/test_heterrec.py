@@ -60,9 +60,10 @@ def bits(model):
 
 CASES = {
     "shared tables": {},
-    "own tables, sampled": {
+    "own tables, sampled, mixed precision": {
         "heterrec": {"share_embeddings": False, "pooling": "attention", "mask": "causal", "layers": [1, 0]},
         "loss": "sampled",
+        "dtype": "mixed_bfloat16",
     },
     "normalized, hidden layers, joined features": {
         "heterrec": {"flatten": False, "pooling": "last", "layers": [0, 1]},
@@ -133,6 +134,28 @@ def test_steps_in_a_graph_give_the_weights_of_eager_ones():
         train(model, data_of(model), keras.optimizers.SGD(0.1))
         found.append(model.embed_users(everyone(model)))
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
+
+
+def test_compiled_vectors_of_a_finished_stage_keep_their_bits():
+    """As `Run` and exports compute them, in a graph; the tests above are eager."""
+    model = tiny(heterrec={"layers": [1, 1]})
+
+    def compiled():
+        tf.config.run_functions_eagerly(False)
+        vectors = model.user_vectors(everyone(model)), model.item_vectors()
+        tf.config.run_functions_eagerly(True)
+        return b"".join(side[:, model.owner == 1].tobytes() for side in vectors)
+
+    model.begin("view")
+    train(model, data_of(model))
+    model.prune(share=0.5)
+    model.freeze()
+    before = compiled()
+    model.begin("cart")
+    randomize(model, 1)
+    assert compiled() == before
+    model.freeze()
+    assert compiled() == before
 
 
 def test_dropout_is_of_the_stage_in_training_alone():

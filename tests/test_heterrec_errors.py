@@ -121,6 +121,11 @@ def heterrec(history=8, loss=None, training=None, **model):
             "`model.heterrec.dim` should be a multiple of its heads. Received: dim=10, heads=4.",
         ),
         (
+            heterrec(heterrec={"buckets": 1}),
+            "`model.heterrec.buckets` should be 0, which projects numbers, or at least 2. Received: 1, which "
+            "would say nothing of a number.",
+        ),
+        (
             heterrec(loss={"margin": 0.5}),
             "`loss.margin` belongs to `model.user_tower: mlp`. Received: loss.margin=0.5; leave it out.",
         ),

@@ -445,7 +445,7 @@ TABLE = [
     for n, case in enumerate(CASES)
     for by_weight, granularity in enumerate(("unit", "weight"))
 ]
-# One of the two, so that two cases after another have all four granularities.
+# One of the two, so that four cases after another have all four granularities.
 FURTHER = [TABLE[2 * n + (n // 2 + 1) % 2] for n in range(len(CASES))]
 
 

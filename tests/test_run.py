@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from thorough import left_out
 
 from csmf_tf import build
 from csmf_tf._keras import keras, tf
@@ -42,19 +41,18 @@ CASES = {
         "negatives": {"uniform": 8},
         "training": {"epochs": 2, "recover_epochs": 0, "batch_size": 16},
     },
-    "no user id, weight granularity": {
+    "no user id, by weight, normalized, by tau": {
         "log": TABLES,
         "features": {"user": {"country": "categorical", "weights": "categorical"}, "item": ITEM_FEATURES},
         "model": {
-            "embedding_dim": 8,
+            "embedding_dim": 9,
             "user_id": False,
             "hidden": [6],
             "granularity": "weight",
             "oov_buckets": 2,
+            "normalize": True,
+            "temperature": [0.1, 0.2, 0.3],
         },
-    },
-    "normalized, by tau": {
-        "model": {"embedding_dim": 9, "hidden": [6], "normalize": True, "temperature": [0.1, 0.2, 0.3]},
         "capacity": {"tau": [0.5, 0.5, 0.0]},
         "closure": False,
         "training": {"epochs": 1, "recover_epochs": 1},
@@ -122,7 +120,7 @@ def config_of(folder, log=None, **sections):
     return from_dict({**defaults, **sections, "log": {**log, **paths}})
 
 
-@pytest.fixture(scope="module", params=left_out(CASES, ["normalized, by tau"]))
+@pytest.fixture(scope="module", params=CASES)
 def run(request, folder, tmp_path_factory):
     """A fitted run, read anew from its directory."""
     directory = tmp_path_factory.mktemp("run")

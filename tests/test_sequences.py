@@ -219,6 +219,29 @@ def test_every_followed_event_is_a_position_once_an_epoch_with_its_next_items(na
     assert ("history_behavior" in held) == (len(log.funnel) > 1)
 
 
+def test_windows_are_no_wider_than_what_the_model_reads():
+    log = make_log("three behaviours")
+    users = Told(log, 4)
+    users.positions = 2
+    data = StageData(log, 1, users, Batching(loss="full", batch_size=3, step_weights=STEPS))
+    batches = list(data.batches(0))
+    assert {batch["user"]["history"].shape[1] for batch in batches} == {2}
+    seen = [(user, at) for batch in batches for user, at, _, _ in places(batch, 2)]
+    assert sorted(seen) == sorted(positions_of(log, 1))
+
+
+@pytest.mark.parametrize(("name", "stage", "closure"), PLANS)
+def test_a_positive_is_asked_for_as_of_when_its_item_was_met(name, stage, closure):
+    data, events = make(name, stage, closure=closure), sequences(make_log(name))
+    pairs = list(zip(*(codes.tolist() for codes in data.positives), strict=True))
+    met = [[item for item, _ in events[user]].index(item) for user, item in pairs]
+    assert data.predicted.tolist() == [n for n, count in enumerate(met) if count]
+    held = data.asking(data.predicted)["history"]
+    for row, n in zip(held, data.predicted, strict=True):
+        before = [item + 2 for item, _ in events[pairs[n][0]][: met[n]]][-4:]
+        assert row.tolist() == [0] * (4 - len(before)) + before
+
+
 def test_over_epochs_a_position_sees_as_much_of_the_past_as_some_cut_lets_it():
     data, length = make("three behaviours", 1), 4
     seen, expected = {}, {}

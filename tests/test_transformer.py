@@ -109,6 +109,17 @@ def test_nothing_at_or_after_an_item_changes_what_comes_before(mask, pooling, la
     assert before[:, :at].tobytes() == after[:, :at].tobytes()
 
 
+def test_nothing_at_or_after_an_item_changes_what_comes_before_in_a_graph():
+    transform, rng = tf.function(made(layers=(1, 1))), np.random.default_rng(0)
+    one, other = draw(rng, 2, 6, 3), draw(rng, 2, 6, 3)
+    before = transform(*one).numpy()
+    for at in range(6):
+        changed = [np.concatenate([a[:, :at], b[:, at:]], axis=1) for a, b in zip(one, other, strict=True)]
+        after = transform(*changed).numpy()
+        assert before[:, :at].tobytes() == after[:, :at].tobytes()
+        assert np.any(before[:, at:] != after[:, at:])
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last", "attention"])
 def test_pads_and_what_they_hold_change_nothing(pooling):
     transform = make(pooling=pooling, layers=(2, 2))

@@ -1,4 +1,7 @@
-"""Cases that `make test` leaves to `make test-thorough`: what others show, shown for further settings."""
+"""Cases that `make test` leaves to `make test-thorough`: what others show, shown for further settings.
+
+By its id such a case runs with `-m thorough` alone.
+"""
 
 from collections.abc import Collection, Iterable
 from typing import Any

@@ -1,5 +1,6 @@
 """From a log to the training batches of each stage."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -90,8 +91,8 @@ class StageData:
             read = done < users.behaviors
             self._next = Targets.of(History.of(log), read, self._keys, self._n_items)
             self._check_followed()
-            # What is beyond would be pads.
-            self._columns = min(users.length, int(self._next.last.max()))
+            # What is beyond would be pads, or not read.
+            self._columns = min(users.positions, int(self._next.last.max()))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -179,6 +180,26 @@ class StageData:
     def positives(self) -> tuple[np.ndarray, np.ndarray]:
         """The user codes and the item codes of all positives."""
         return self._users, self._items
+
+    @functools.cached_property
+    def _met(self) -> np.ndarray:
+        """int64 [P]: after how many of the user's events the item of each positive was met, in a sequence."""
+        targets = self._next
+        users = np.repeat(np.arange(self._n_users), np.diff(targets.offsets))
+        return targets.met[np.argsort(users * self._n_items + targets.items)]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Which positives training predicts, int64: in a sequence not what a user met first."""
+        return np.flatnonzero(self._met) if self._features.sequence else np.arange(len(self))
+
+    def asking(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Encoded features of the users of some positives as of now; a sequence ends before the item."""
+        users, features = self._users[chosen], self._features
+        if not features.sequence:
+            return features.latest(users)
+        read = {n: h.first(users, self._met[chosen], features.length) for n, h in features.histories.items()}
+        return features.rows(users, read)
 
     def sampler(self, item_rows: np.ndarray | None = None) -> NegativeSampler:
         """Draws the negatives of rows, where each item is a positive `item_rows` times: by default in all."""

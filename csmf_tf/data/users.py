@@ -32,6 +32,7 @@ class UserFeatures:
         id_buckets: out-of-vocabulary buckets of the id.
         sequence: whether there is one history of all behaviours.
         behavior_codes: int32 [K], what the encoder makes of each behaviour code, for a `sequence`.
+        positions: how many items of a `sequence` are read, the last ones; None for `length`.
 
     Example:
 
@@ -52,9 +53,11 @@ class UserFeatures:
         id_buckets: int = 1,
         sequence: bool = False,
         behavior_codes: np.ndarray | None = None,
+        positions: int | None = None,
     ):
         self.fixed = fixed
         self.length = length
+        self.positions = length if positions is None else positions
         self.id_feature = id_feature
         self.id_buckets = id_buckets
         self.sequence = sequence

@@ -7,7 +7,7 @@ import numpy as np
 from csmf_tf import config
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import MaskedEmbedding
-from csmf_tf.towers.features import FLOATS, Feature
+from csmf_tf.towers.features import FLOATS, Feature, identifiers
 from csmf_tf.towers.lookup import KnownRows
 from csmf_tf.towers.tokens import HeterogeneousTokenFlattening
 from csmf_tf.towers.transformer import HierarchicalCausalTransformer
@@ -65,14 +65,15 @@ class HistoryTransformer(keras.layers.Layer):
             name="behaviors",
             dtype=self.dtype_policy,
         )
-        self._said = {f.name: self._blank(f) for f in items}
+        plain = identifiers(f.name for f in items)
+        self._catalogue = {f.name: self._blank(f, plain[f.name]) for f in items}
 
-    def _blank(self, feature):
+    def _blank(self, feature, name):
         """What is known of each item that a history may hold: as yet nothing."""
         widths = {"multi": [self.settings.list_length], "numeric": [1], "vector": [feature.length]}
         width = widths.get(feature.kind, [])
         dtype = tf.float32 if feature.kind in FLOATS else tf.int32
-        return tf.Variable(tf.zeros([self.history.rows, *width], dtype), trainable=False, name=feature.name)
+        return tf.Variable(tf.zeros([self.history.rows, *width], dtype), trainable=False, name=name)
 
     def set_items(self, encoded):
         """Takes over what the catalogue says of each item.
@@ -82,7 +83,7 @@ class HistoryTransformer(keras.layers.Layer):
                 Of lists, the first `settings.list_length` strings count.
         """
         unknown = self.history.unknown_rows
-        for name, variable in self._said.items():
+        for name, variable in self._catalogue.items():
             values = np.asarray(encoded[name])
             if values.ndim > 1:
                 values = values[:, : variable.shape[1]]
@@ -95,6 +96,13 @@ class HistoryTransformer(keras.layers.Layer):
         behaviors = [self.behavior_table] if self.behaviors else []
         return [*self.flatten.masked_layers, *behaviors, *self.transform.masked_layers]
 
+    @property
+    def attention_weights(self):
+        """How many weights the widest attention has for one history: in each head one for each two tokens."""
+        several = self.settings.flatten and self.transform.layers[0]
+        tokens = self.history.length * (len(self.flatten.features) if several else 1)
+        return self.settings.heads * tokens**2
+
     def present(self, encoded):
         """Which positions hold an item that is read, bool [B, L]: of those that are there the last ones."""
         there = encoded[self.history.name] > 0
@@ -105,7 +113,7 @@ class HistoryTransformer(keras.layers.Layer):
     def call(self, encoded, stage=None, training=False, seed=None):
         codes, present = encoded[self.history.name], self.present(encoded)
         tokens, said = self.flatten(
-            {name: tf.gather(values, codes) for name, values in self._said.items()}, present, stage=stage
+            {name: tf.gather(values, codes) for name, values in self._catalogue.items()}, present, stage=stage
         )
         if self.behaviors:
             done = self.behavior_table(encoded[self.behaviors.name], stage=stage)
