@@ -116,7 +116,9 @@ def test_log_tells_every_epoch_and_phase_in_order(done):
     assert [entry["epoch"] for entry in entries(log, "view", "recover")] == [0, 1, 2]
 
 
-def test_by_default_a_line_an_epoch_goes_where_no_terminal_is(run, tmp_path, capsys):
+def test_by_default_a_line_an_epoch_goes_where_no_terminal_is(run, tmp_path, capsys, monkeypatch):
+    # A notebook that another test ran may have left it.
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     made = cascade(run, tmp_path, fresh(run, ("view",)), verbose="auto", schedule=Schedule(2, 0))
     capsys.readouterr()
     made.run()
