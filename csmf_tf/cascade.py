@@ -232,7 +232,7 @@ class Cascade:
             verbose = 0 if self._bar.visible else self._verbose
             if verbose == "auto":
                 # Keras draws its bars into files too.
-                verbose = 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
+                verbose = 1 if sys.stdout.isatty() or _in_notebook() else 2
             if verbose:
                 print(f"\n{objective}: {phase}, up to {how.epochs} epochs")
             self.model.fit(
@@ -364,6 +364,11 @@ class _Decay(keras.callbacks.LearningRateScheduler):
                 f"Received: {rate['class_name']}; write `Schedule(decay=False)`"
             )
         super().__init__(lambda epoch: rate * how.learning_rate_factor(epoch))
+
+
+def _in_notebook():
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython and ipython.get_ipython(), "kernel")
 
 
 def _plain(logs):

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -116,16 +117,28 @@ def test_log_tells_every_epoch_and_phase_in_order(done):
     assert [entry["epoch"] for entry in entries(log, "view", "recover")] == [0, 1, 2]
 
 
-def test_by_default_a_line_an_epoch_goes_where_no_terminal_is(run, tmp_path, capsys, monkeypatch):
-    # A notebook that another test ran may have left it.
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    made = cascade(run, tmp_path, fresh(run, ("view",)), verbose="auto", schedule=Schedule(2, 0))
+def printed_by_default(run, directory, capsys):
+    """What two epochs print where no bar of the whole training is to be seen."""
+    made = cascade(run, directory, fresh(run, ("view",)), verbose="auto", schedule=Schedule(2, 0))
     capsys.readouterr()
     made.run()
-    printed = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_by_default_a_line_an_epoch_goes_where_no_terminal_is(run, tmp_path, capsys, monkeypatch):
+    # To import a notebook's packages makes no notebook of a process.
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    printed = printed_by_default(run, tmp_path, capsys)
     assert not set("\r\b") & set(printed)
     assert [line for line in printed.splitlines() if line.startswith("Epoch")] == ["Epoch 1/2", "Epoch 2/2"]
     assert len([line for line in printed.splitlines() if "loss: " in line]) == 2
+
+
+def test_by_default_bars_go_to_a_notebook(run, tmp_path, capsys, monkeypatch):
+    shell = types.SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    assert "\b" in printed_by_default(run, tmp_path, capsys)
 
 
 def test_weights_of_the_best_epoch_are_kept(done):

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from csmf_tf._keras import keras, tf
 from csmf_tf.config import from_dict
 from csmf_tf.data.simulator import simulate
 from csmf_tf.run import Run
-from csmf_tf.serving import load, query
+from csmf_tf.serving import load, query, refresh
 from csmf_tf.serving.query import UnknownUserWarning
 
 SECTIONS = {
@@ -386,3 +387,23 @@ def test_query_by_id_reads_the_history_that_the_export_holds(exported):
         stranger = query(directory, "nobody", k=5)
     scores = truth(run, raw_of(EMPTY))[0].sum(axis=1)
     np.testing.assert_allclose([score for _, score in stranger], -np.sort(-scores)[:5], rtol=1e-4, atol=1e-4)
+
+
+def test_refresh_changes_what_is_found_and_nothing_that_histories_say(exported, tmp_path):
+    _, directory, before = exported
+    shop = shutil.copytree(directory, tmp_path / "shop")
+    new = {"item_id": ["new"], "category": ["c1"], "price (€)": [9.0]}
+    gone = {"item_id": ["i1"], "category": [""], "price (€)": [0.0]}
+    refresh(shop, {name: new[name] + gone[name] for name in new} | {"remove": [0, 1]})
+    after = load(shop).signatures
+    # A removed item still tells what a user likes; an added one tells as much as any unknown.
+    raw = raw_of(SAME[0], UNKNOWN, ([*UNKNOWN[0][:3], "new", *UNKNOWN[0][4:]], UNKNOWN[1]))
+    users = ask(after, "embed_user", raw)["embedding"]
+    np.testing.assert_array_equal(users, ask(before, "embed_user", raw)["embedding"])
+    # Of the last objective, every dimension counts once.
+    given = {"among": tf.constant([["new", "i1"]] * 3), "weights": tf.constant([[0.0, 0.0, 1.0]] * 3)}
+    assert set(ask(before, "retrieve_among", raw, **given)["ids"][:, 0]) == {"i1"}
+    found = ask(after, "retrieve_among", raw, **given)
+    assert found["ids"][:, :2].tolist() == [["new", ""]] * 3
+    (vector,) = ask(after, "embed_item", new)["embedding"]
+    np.testing.assert_allclose(found["scores"][:, 0], users @ vector, rtol=1e-4, atol=1e-4)
