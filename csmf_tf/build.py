@@ -180,6 +180,9 @@ def _features(config, raw, kinds, with_id):
         if kind == "numeric":
             features.append(Feature.numeric(name, raw[name], settings.heterrec.buckets))
             continue
+        if kind == "vector":
+            features.append(Feature(name, kind, length=raw[name].shape[1]))
+            continue
         values = raw[name] if kind == "categorical" else [value for values in raw[name] for value in values]
         vocabulary = tuple(sorted({*values} - {""}))
         features.append(Feature(name, kind, vocabulary, settings.feature_dim, settings.oov_buckets))

@@ -31,7 +31,8 @@ def item_modalities(config: Config, prepared: Prepared) -> dict[str, np.ndarray]
     """Reads the modalities of the configuration, and makes the behavioural one of the training events.
 
     Args:
-        config: the `Config`; `modalities` names `.npy` files, a row an item, and text columns of `log.items`.
+        config: the `Config`; `modalities` names `.npy` files, a row an item, and columns of `log.items`: of
+            text, or of what `features.item` calls vectors.
         prepared: the data of the run.
 
     Returns:
@@ -46,7 +47,8 @@ def item_modalities(config: Config, prepared: Prepared) -> dict[str, np.ndarray]
         elif log.items:
             kind = config.features.item.get(source, "categorical")
             table = align_rows(read_table(log.items, log.item, {source: kind}), log.item, train.items)
-            found[name] = text_vectors(table[source], seed=config.training.seed)
+            values = table[source]
+            found[name] = values if kind == "vector" else text_vectors(values, seed=config.training.seed)
     if config.negatives.msac.behavioral:
         sizes = len(train.users), len(train.items)
         # As wide as the others, with which they may be clustered as they are.

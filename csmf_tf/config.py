@@ -45,7 +45,7 @@ class Config:
     to 50 %; 0 trains all epochs."""
     features: Features = field(default_factory=Features)
     modalities: dict[str, str] = field(default_factory=dict)
-    """What msac tells items by: name -> a `.npy` file, or a text column of `log.items`."""
+    """What msac tells items by: name -> a `.npy` file, or a column of `log.items`: text or vectors."""
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)
     negatives: Negatives = field(default_factory=Negatives)

@@ -19,7 +19,7 @@ Inside = Annotated[float, Rule(" in (0, 1)", lambda x: 0 < x < 1)]
 Share = Annotated[float, Rule(" in (0, 1]", lambda x: 0 < x <= 1)]
 BelowOne = Annotated[float, Rule(" in [0, 1)", lambda x: 0 <= x < 1)]
 Seed = Annotated[int, Rule(" in [0, 2^31)", lambda n: 0 <= n < 2**31)]
-FeatureKind = Literal["categorical", "multi", "numeric"]
+FeatureKind = Literal["categorical", "multi", "numeric", "vector"]
 NegativeKind = Literal["in_batch", "uniform", "popularity", "funnel", "edis", "msac"]
 
 

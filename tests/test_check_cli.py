@@ -146,8 +146,8 @@ KINDS = {"color": "categorical", "tags": "multi", "price": "numeric"}
 
 
 def test_feature_tables_are_looked_at(csmf, findings, described):
-    rows = [("i0", "red", "a|b", 1), ("i1", "blue", "", ""), ("i2", "red", "b", 1.0), ("other", "", "", 5)]
-    found = findings(described(*rows, **KINDS))["features of items"]
+    tagged = [("i0", "red", "a|b", 1), ("i1", "blue", "", ""), ("i2", "red", "b", 1.0), ("other", "", "", 5)]
+    found = findings(described(*tagged, **KINDS))["features of items"]
     assert found["numbers"] == {
         "color": {"kind": "categorical", "items with a value": 1.0, "values": 2},
         "tags": {"kind": "multi", "items with a value": pytest.approx(2 / 3), "values": 2},
@@ -158,6 +158,11 @@ def test_feature_tables_are_looked_at(csmf, findings, described):
     assert found["sentence"].endswith(
         "items.csv. `price` with one value only, which tells none from another."
     )
+    found = findings(described(("i0", "0|1"), ("i1", ""), ("i2", "0|1.0"), image="vector"))[
+        "features of items"
+    ]
+    numbers = {"kind": "vector", "items with a value": pytest.approx(2 / 3), "values": 1}
+    assert (found["numbers"]["image"], found["level"]) == (numbers, "ok")
     some = findings(described(("i0", "sale"), ("i1", ""), ("i2", ""), flag="categorical"))[
         "features of items"
     ]
@@ -166,7 +171,7 @@ def test_feature_tables_are_looked_at(csmf, findings, described):
     assert "2 of 3 (66.7%) items have a row" in found["sentence"]
     assert "The others are known by their ids alone." in found["sentence"]
     assert found["level"] == "note"
-    code, out, _ = csmf("check", described(*rows[:3], **KINDS | {"price": "categorical"}), "--strict")
+    code, out, _ = csmf("check", described(*tagged[:3], **KINDS | {"price": "categorical"}), "--strict")
     assert (code, "[ok]      features of items" in out) == (0, True)
 
 

@@ -1,5 +1,6 @@
 """Clusters in a run: what items are told by, when they are made anew, and that a broken run goes on so."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -79,6 +80,13 @@ def test_modalities_are_in_the_order_of_the_catalogue(folder, tmp_path):
     alike = np.array([[one == other for other in told] for one in told])
     np.testing.assert_allclose(likeness[alike], 1, atol=1e-5)
     assert likeness[~alike].max() < 1 - 1e-3
+    # A column of vectors is what the table says.
+    table = pa.table({"item_id": items, "image": found["image"][:, :2].astype(np.float32).tolist()})
+    pq.write_table(table, tmp_path / "items.parquet")
+    log = dataclasses.replace(config.log, items=tmp_path / "items.parquet")
+    features = dataclasses.replace(config.features, item={"image": "vector"})
+    columns = dataclasses.replace(config, log=log, features=features, modalities={"looks": "image"})
+    np.testing.assert_array_equal(item_modalities(columns, prepared)["looks"], found["image"][:, :2])
     without = item_modalities(config_of(folder, msac={"behavioral": False}), prepared)
     assert "behavior" not in without
 

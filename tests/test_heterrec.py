@@ -254,10 +254,12 @@ def begun(stage, dropout=0.0, **settings):
     return model
 
 
-@pytest.mark.parametrize("horizon", [1, 2])
-@pytest.mark.parametrize("stage", [1, 2])
-def test_full_loss_is_the_softmax_of_the_next_items_at_each_position(stage, horizon):
-    model = begun(stage)
+@pytest.mark.parametrize(
+    ("stage", "horizon", "one_list"),
+    [(1, 1, False), (1, 2, False), (2, 1, False), (2, 2, False), (2, 2, True)],
+)
+def test_full_loss_is_the_softmax_of_the_next_items_at_each_position(stage, horizon, one_list):
+    model = begun(stage, one_list=one_list)
     steps = (0.6, 0.4)[:horizon]
     batch = next(data_of(model, stage, step_weights=steps).batches(0))
     scores = vectors_at(model, batch, stage) @ model.item_vectors().astype(np.float64).T
@@ -266,7 +268,7 @@ def test_full_loss_is_the_softmax_of_the_next_items_at_each_position(stage, hori
         targets = [item for item in targets if item >= 0]
         loss = 0.0
         for item, weight in zip(targets, steps, strict=False):
-            others = [other for other in range(N) if other not in targets]
+            others = [other for other in range(N) if other != item and (one_list or other not in targets)]
             loss -= weight * log_softmax(np.append(row[item], row[others]), slice(None))
         losses.append(loss)
     assert float(model.compute_loss(batch)) == pytest.approx(np.mean(losses), rel=1e-4)
@@ -285,10 +287,9 @@ def test_sampled_loss_is_the_corrected_softmax_over_what_the_batch_holds(in_batc
     sums = np.zeros(len(users))
     for n, (position, item) in enumerate(zip(batch["row"], batch["item"], strict=True)):
         targets = batch["item"][batch["row"] == position]
-        columns = [
-            c for c in range(len(codes)) if codes[c] not in targets and (in_batch or c >= len(targets))
-        ]
-        columns = [c for c in columns if in_batch or c >= len(batch["item"])]
+        # Of the others' next items, and of those drawn uniformly, what is none of its own.
+        others = np.flatnonzero(batch["user_code"] != batch["user_code"][n]) if in_batch else []
+        columns = [c for c in (*others, *range(len(batch["item"]), len(codes))) if codes[c] not in targets]
         corrected = items[codes[columns]] @ users[position] - batch["log_q"][columns]
         weight = steps[list(targets).index(item)]
         sums[position] -= weight * log_softmax(

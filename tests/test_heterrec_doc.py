@@ -19,5 +19,6 @@ def test_the_document_runs(tmp_path, capsys):
             assert main(arguments) == 0, arguments
     # The last command gave five items.
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-5:]] == [*"12345"]
-    (code,) = blocks(DOCUMENT, "python")
-    assert "project_item_id" in run_here(code, tmp_path)
+    by_history, by_hand = blocks(DOCUMENT, "python")
+    assert run_here(by_history, tmp_path).count("b'i") == 5
+    assert "project_item_id" in run_here(by_hand, tmp_path)

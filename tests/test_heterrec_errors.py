@@ -40,6 +40,17 @@ def model_of(user_features, **settings):
             "`user_features` should hold one named 'history' with `heterrec`. Received: ['history_view']",
         ),
         (
+            [Feature("history", "history", ("i1",))],
+            {},
+            "Feature 'history' should be of kind 'history' and of a `length` >= 1 with `heterrec`. "
+            "Received: kind='history', length=0",
+        ),
+        (
+            [Feature("history", "multi", ("i1",), length=3)],
+            {},
+            "Received: kind='multi', length=3",
+        ),
+        (
             [HISTORY],
             {"heterrec": {"dim": 4, "heads": 3}},
             "`dim` should be a multiple of `heads`. Received: dim=4",

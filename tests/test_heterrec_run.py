@@ -20,7 +20,7 @@ from csmf_tf.serving.query import UnknownUserWarning
 
 SECTIONS = {
     "validation_users": 0.6,
-    "features": {"item": {"category": "categorical", "price (€)": "numeric"}},
+    "features": {"item": {"category": "categorical", "price (€)": "numeric", "image": "vector"}},
     "training": {"epochs": 1, "recover_epochs": 0, "batch_size": 100},
     "evaluate": {"ks": [5]},
 }
@@ -70,10 +70,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")
     simulate(60, 20, seed=2, events_per_user=12).write(folder)
     items = folder / "items.csv.gz"
-    # A name that TensorFlow takes for no variable.
-    items.write_bytes(
-        gzip.compress(gzip.decompress(items.read_bytes()).replace(b"price", "price (€)".encode(), 1))
-    )
+    header, *rows = gzip.decompress(items.read_bytes()).decode().splitlines()
+    # A name that TensorFlow takes for no variable, and vectors, of which every fifth is missing.
+    lines = [header.replace("price", "price (€)") + ",image"]
+    lines += [f"{row}," + (f"{n / 10}|{1 - n / 20}" if n % 5 else "") for n, row in enumerate(rows)]
+    items.write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
     return folder
 
 
@@ -160,7 +161,7 @@ def test_a_history_has_no_position_that_was_not_trained(folder, tmp_path):
     read = {name: values[:, -len(tables[0]) :] for name, values in busiest.items()}
     vectors = [run.model.embed_users(encoded).numpy() for encoded in (busiest, read)]
     assert busiest["history"].shape[1] == 64
-    assert vectors[0].tobytes() == vectors[1].tobytes()
+    np.testing.assert_allclose(*vectors, rtol=1e-5, atol=1e-6)
 
 
 def most_followed(log, behaviors):
@@ -335,6 +336,11 @@ def check(run, answer, scores, count=9):
     assert all(len({*ids[:count]}) == count for ids in answer["ids"])
 
 
+def test_weights_of_steps_are_divided_by_their_sum(fitted):
+    run = fitted("time, one objective")
+    assert build.batching(run.config, run.prepared).step_weights == pytest.approx((2 / 3, 1 / 3))
+
+
 def test_every_signature_answers_a_history_as_the_model_does(exported):
     run, _, signatures = exported
     raw = raw_of(SAME[0], UNKNOWN, EMPTY)
@@ -392,9 +398,10 @@ def test_query_by_id_reads_the_history_that_the_export_holds(exported):
 def test_refresh_changes_what_is_found_and_nothing_that_histories_say(exported, tmp_path):
     _, directory, before = exported
     shop = shutil.copytree(directory, tmp_path / "shop")
-    new = {"item_id": ["new"], "category": ["c1"], "price (€)": [9.0]}
-    gone = {"item_id": ["i1"], "category": [""], "price (€)": [0.0]}
-    refresh(shop, {name: new[name] + gone[name] for name in new} | {"remove": [0, 1]})
+    new = {"item_id": ["new"], "category": ["c1"], "price (€)": [9.0], "image": [[0.5, 2.0]]}
+    table = tmp_path / "changes.csv"
+    table.write_text("item_id,category,price (€),image,remove\nnew,c1,9,0.5|2,\ni1,,,,1\n")
+    refresh(shop, table)
     after = load(shop).signatures
     # A removed item still tells what a user likes; an added one tells as much as any unknown.
     raw = raw_of(SAME[0], UNKNOWN, ([*UNKNOWN[0][:3], "new", *UNKNOWN[0][4:]], UNKNOWN[1]))

@@ -313,8 +313,11 @@ def test_sampled_batches_are_the_full_ones_target_by_target(name, stage, closure
         assert mine == pytest.approx(np.sum(shares * norms) / len(whole["targets"]), rel=1e-5)
         drawn = [*batch["item"], *batch["negatives"]]
         assert len(batch["negatives"]) == 6
+        who = [places(whole)[q][0] for q, _ in filled]
+        assert batch["user_code"].tolist() == who
+        others = np.mean([sum(other != user for other in who) for user in who])
         for item, log_q in zip(drawn, batch["log_q"], strict=True):
-            expected = (len(filled) - 1) * positives[item] / positives.total() + 6 / ITEMS
+            expected = others * positives[item] / positives.total() + 6 / ITEMS
             assert log_q == pytest.approx(math.log(expected), abs=1e-5)
         # In the mean over an epoch's targets an item's L2 is that of the full softmax.
         for item, l2 in zip(batch["item"], batch["item_l2"], strict=True):

@@ -75,6 +75,7 @@ def test_loaded_is_saved(tmp_path, timed, sizes):
         np.array([0.1, np.nan, 1e30], np.float32),
         np.full(3, np.nan, np.float32),
         np.array([1, 2, 3], np.float32),
+        np.array([[0.1, 2], [np.nan, np.nan], [1e30, -1]], np.float32),
         objects([("x", "y"), (), ("z",)]),
         objects([("x",), ("y",), ("z",)]),
         objects([(), (), ()]),

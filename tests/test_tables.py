@@ -87,7 +87,7 @@ BAD_TABLES = {
     "unknown kind": (
         ROWS,
         {"price": "number"},
-        "The kind of feature `price` should be one of categorical, multi, numeric. Received: 'number'",
+        "feature `price` should be one of categorical, multi, numeric, vector. Received: 'number'",
     ),
     "id as a feature": (
         ROWS,
@@ -147,3 +147,64 @@ def test_real_movielens_genres(shared_data):
     assert len(table["item_id"]) > 9000
     assert table["genres"][0] == ("Adventure", "Animation", "Children", "Comedy", "Fantasy")
     assert table["title"][0] == "Toy Story (1995)"
+
+
+VECTORS = np.array([[0.5, -1.0], [np.nan, np.nan], [2.0, 3.5]], np.float32)
+
+
+def test_vectors_of_csv_in_one_chunk_and_in_many(csv, monkeypatch):
+    path = csv("item_id,image\n1,0.5|-1\n007,\n3, 2.0 |3.5\n")
+    for size in (stream._CHUNK_BYTES, 20):
+        monkeypatch.setattr(stream, "_CHUNK_BYTES", size)
+        read = read_table(path, "item_id", {"image": "vector"})
+        np.testing.assert_array_equal(read["image"], VECTORS)
+        assert read["image"].dtype == np.float32
+    aligned = align(read, "item_id", objects(["3", "new", "1"]))
+    np.testing.assert_array_equal(aligned["image"], VECTORS[[2, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2), pa.list_(pa.string())],
+)
+def test_vectors_of_parquet(kind, tmp_path):
+    rows = [["0.5", "-1"], None, ["2", "3.5"]]
+    if kind.value_type != pa.string():
+        rows = [row and [float(number) for number in row] for row in rows]
+    pq.write_table(
+        pa.table({"item_id": ["1", "007", "3"], "image": pa.array(rows, kind)}), tmp_path / "i.parquet"
+    )
+    read = read_table(tmp_path / "i.parquet", "item_id", {"image": "vector"})
+    np.testing.assert_array_equal(read["image"], VECTORS)
+
+
+BAD_VECTORS = {
+    "another length": (
+        "1,0|1\n2,\n3,0|1|2\n",
+        "data row 3 .*`image` should hold 2 numbers, as in .* Received: '0.1.2'",
+    ),
+    "no number": ("1,0|1\n2,0|red\n", "data row 2 .*`image` should hold a finite number. Received: 'red'"),
+    "infinite": ("1,inf|1\n", "data row 1 .*`image` should hold a finite number. Received: 'inf'"),
+    "none at all": ("1,\n2,\n", "`image` should hold vectors of one length. Received: none"),
+}
+
+
+@pytest.mark.parametrize(("rows", "message"), BAD_VECTORS.values(), ids=BAD_VECTORS)
+def test_bad_vectors(rows, message, csv):
+    with pytest.raises(ValueError, match=message):
+        read_table(csv("item_id,image\n" + rows), "item_id", {"image": "vector"})
+
+
+def test_vectors_of_two_lengths_in_two_chunks(csv, monkeypatch):
+    monkeypatch.setattr(stream, "_CHUNK_BYTES", 20)
+    with pytest.raises(ValueError, match=r"vectors of one length. Received: rows of 2 and of 3"):
+        read_table(csv("item_id,image\n1,0|1\n2,\n3,0|1|2\n"), "item_id", {"image": "vector"})
+
+
+def test_vectors_in_a_struct_are_refused(tmp_path):
+    table = pa.table({"item_id": ["1"], "image": [{"x": 1.0}]})
+    pq.write_table(table, tmp_path / "i.parquet")
+    with pytest.raises(
+        ValueError, match=r"`image` should hold strings or numbers. Received: values of type str"
+    ):
+        read_table(tmp_path / "i.parquet", "item_id", {"image": "vector"})

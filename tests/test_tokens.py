@@ -31,6 +31,8 @@ ENCODED = {
     ),
 }
 
+RAGGED = tf.ragged.constant([[1, 2], [1, 1]])
+
 
 def make(**arguments):
     keras.utils.set_random_seed(0)
@@ -137,6 +139,8 @@ def test_a_shared_table_is_read_projected_and_stays_the_other_towers():
     [
         (lambda e: e.pop("color"), PRESENT, r"`encoded` should hold \['item', 'color'.*without \['color'\]"),
         (lambda e: None, None, "`present` should be given with dense histories"),
+        (lambda e: e.update(color=RAGGED), PRESENT, r"ragged in all features.*Received: \['color'\] of"),
+        (lambda e: e.update(item=RAGGED), None, r"or in none. Received: \['item'\] of"),
     ],
 )
 def test_errors(change, present, message):

@@ -430,3 +430,10 @@ def test_pair_config_and_weights_round_trip_keeps_the_outputs(granularity, norma
 def test_pair_of_unknown_granularity_is_an_error():
     with pytest.raises(ValueError, match=r"`granularity` should be 'unit' or 'weight'. Received: .*='row'"):
         TowerPair(USER, ITEM, DIM, granularity="row")
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_vectors_of_another_length_are_an_error(width):
+    encoder = FeatureEncoder([Feature("image", "vector", length=3)])
+    with pytest.raises(ValueError, match=r"'image' should hold vectors of 3 numbers. Received: .* \(5, "):
+        encoder.encode({"image": np.zeros((5, width), np.float32)})

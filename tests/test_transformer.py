@@ -120,6 +120,13 @@ def test_nothing_at_or_after_an_item_changes_what_comes_before_in_a_graph():
         assert np.any(before[:, at:] != after[:, at:])
 
 
+@pytest.mark.parametrize(("count", "same"), [(1, True), (2, False)])
+def test_masks_differ_within_an_item_alone(count, same):
+    inputs = draw(np.random.default_rng(0), 3, 4, count)
+    block, causal = (made(mask=mask)(*inputs).numpy() for mask in ("block", "causal"))
+    assert np.array_equal(block, causal) == same
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last", "attention"])
 def test_pads_and_what_they_hold_change_nothing(pooling):
     transform = make(pooling=pooling, layers=(2, 2))
@@ -207,6 +214,8 @@ def test_dropout_is_for_training():
         ({"heads": 3}, r"`dim` should be a multiple of `heads`. Received: dim=8, heads=3"),
         ({"pooling": "max"}, r"`pooling` should be one of .* Received: pooling='max'"),
         ({"layers": [1, 1, 1]}, r"`layers` should be one number, or two.* Received: \(1, 1, 1\)"),
+        ({"layers": -1}, r"`layers` should be >= 0 .* Received: layers=\(-1, -1\), dropout=0.0"),
+        ({"dropout": 1.0}, r"`dropout` in \[0, 1\)\. Received: .* dropout=1.0"),
         ({"mask": "none"}, r"`kind` should be one of .* Received: kind='none'"),
     ],
 )

@@ -32,6 +32,7 @@ trained (`user_l2` too), in the sampled softmax by their P next items:
 | `targets` | int32 [Q, H] | catalogue indices of the next items of each, -1 pads, `"full"` only |
 | `weight` | float32 [Q, H] or [P] | weight of each |
 | `row` | int32 [P] | the position of each next item, `"sampled"` only |
+| `user_code` | int32 [P] | the user of each; of one user's none are in-batch negatives, `"sampled"` only |
 | `future` | int32 [P, H] | all next items of its position, which are no negatives, `"sampled"` only |
 """
 

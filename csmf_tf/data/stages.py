@@ -290,14 +290,17 @@ class StageData:
             # The mean over the next items is then that over the positions.
             weight = steps[step] * np.float32(len(row) / len(targets))
             item_l2 = catalogue_l2[items] * (counts.sum() / counts[items]).astype(np.float32)
+            users = positions.user[row]
+            others = float(np.mean(len(row) - np.bincount(users)[users]))
             yield batch | {
+                "user_code": users.astype(np.int32),
                 "row": row.astype(np.int32),
                 "item": items,
                 "future": targets[row],
                 "weight": weight,
                 "user_l2": batch["user_l2"][row] * weight,
                 "item_l2": item_l2,
-                **negatives.draw(positions.user[row], items, rng),
+                **negatives.draw(users, items, rng, others=others),
             }
 
     def _windows(self, events, histories):

@@ -39,7 +39,7 @@ def save(prepared: Prepared, directory: str | os.PathLike[str]) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     for name, table in (("users", prepared.users), ("items", prepared.items)):
-        columns = {k: pa.array(v.tolist()) for k, v in table.items()}
+        columns = {k: _column(v) for k, v in table.items()}
         pq.write_table(pa.table(columns), beside / f"{name}.parquet")
     _write_split(prepared.split, beside)
     # What is there is a run that was killed before it had a configuration.
@@ -118,7 +118,15 @@ def _read_features(path):
     return {name: _feature(column) for name, column in zip(*_columns(path), strict=True)}
 
 
+def _column(values):
+    if values.ndim == 1:
+        return pa.array(values.tolist())
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
 def _feature(column):
+    if pa.types.is_fixed_size_list(column.type):
+        return column.combine_chunks().flatten().to_numpy().reshape(-1, column.type.list_size)
     if pa.types.is_floating(column.type):
         return column.to_numpy().astype(np.float32)
     if pa.types.is_list(column.type):

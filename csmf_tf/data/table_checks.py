@@ -37,7 +37,7 @@ def features(
     empty, constant = [], []
     for name, kind in kinds.items():
         known = aligned[name][_has_value(aligned[name])]
-        values = len({value for cell in known for value in cell}) if kind == "multi" else len(set(known))
+        values = len(_distinct(known, kind))
         numbers[name] = {"kind": kind, f"{of} with a value": len(known) / max(len(ids), 1), "values": values}
         empty += [f"`{name}`"] * (values == 0)
         # To have no string tells an item apart too; what has no number is taken to have the mean.
@@ -53,5 +53,13 @@ def features(
     return Finding(f"features of {of}", level, sentence, numbers)
 
 
+def _distinct(known, kind):
+    if kind == "vector":
+        return np.unique(known, axis=0)
+    return {value for cell in known for value in cell} if kind == "multi" else set(known)
+
+
 def _has_value(column: np.ndarray) -> np.ndarray:
-    return column.astype(bool) if column.dtype == object else ~np.isnan(column)
+    if column.dtype == object:
+        return column.astype(bool)
+    return ~np.isnan(column).reshape(len(column), -1).all(axis=1)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from csmf_tf.data.stream import Chunk, objects, stream
 
-FEATURE_KINDS = ("categorical", "multi", "numeric")
+FEATURE_KINDS = ("categorical", "multi", "numeric", "vector")
 
 
 def read_table(
@@ -20,19 +20,21 @@ def read_table(
     Args:
         path: a CSV(.gz) or Parquet file, see `csmf_tf.data.stream.stream`.
         id_column: the column of ids.
-        columns: the kind of each feature column: `"categorical"` (a string), `"numeric"` (a number) or
-            `"multi"` (any number of strings: a list in Parquet, `a|b|c` in CSV).
+        columns: the kind of each feature column: `"categorical"` (a string), `"numeric"` (a number),
+            `"multi"` (any number of strings: a list in Parquet, `a|b|c` in CSV) or `"vector"` (numbers, in
+            all rows as many: a list in Parquet, `0.1|0.2` in CSV).
         rows: bool, which rows of the file to read; default all.
 
     Returns:
         A dict of arrays of one length: `id_column` and the categorical columns as object arrays of `str`
         (`""` where the file has no value), numeric columns as float32 (NaN where there is none), multi
-        columns as object arrays of tuples of `str`.
+        columns as object arrays of tuples of `str`, vectors as float32 matrices (rows of NaN where there is
+        none).
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a column is missing, a kind is unknown, an id is null or stands twice, or a number
-            does not parse; with the number of the row.
+        ValueError: if a column is missing, a kind is unknown, an id is null or stands twice, a number does
+            not parse, or vectors differ in length; with the number of the row.
     """
     for name, kind in columns.items():
         if kind not in FEATURE_KINDS:
@@ -51,7 +53,11 @@ def read_table(
         for name, kind in columns.items():
             parts[name].append(_READERS[kind](chunk, name))
     _check_distinct(path, id_column, ids)
-    return {id_column: objects(ids)} | {name: np.concatenate(part) for name, part in parts.items()}
+    joined = {
+        name: _joined(path, name, part) if columns[name] == "vector" else np.concatenate(part)
+        for name, part in parts.items()
+    }
+    return {id_column: objects(ids)} | joined
 
 
 def align(table: Mapping[str, np.ndarray], id_column: str, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -159,4 +165,35 @@ def _multi(chunk: Chunk, name: str) -> np.ndarray:
     return objects([tuple(str(value) for value in row or () if value not in (None, "")) for row in rows])
 
 
-_READERS = {"categorical": _categorical, "multi": _multi, "numeric": _numeric}
+def _vector(chunk: Chunk, name: str) -> np.ndarray:
+    """float32 [rows, width]; of width 0 where no row of the chunk has a vector."""
+    column = chunk.columns[name]
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(is_kind(column.type) for is_kind in lists):
+        text = chunk.text(name)
+        column = pc.split_pattern(pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text), "|")
+    # As a list of any length: of a missing one of fixed length Arrow keeps the numbers.
+    column = column.cast(pa.list_(column.type.value_type))
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    width = int(lengths[np.argmax(lengths > 0)])
+    if (other := (lengths > 0) & (lengths != width)).any():
+        raise chunk.error(int(np.argmax(other)), name, f"hold {width} numbers, as in the rows before")
+    row_of = np.repeat(np.arange(len(lengths)), lengths)
+    flat = Chunk(chunk.path, chunk.rows[row_of], {name: pc.list_flatten(column)})
+    vectors = np.full((len(lengths), width), np.nan, np.float32)
+    vectors[np.repeat(lengths > 0, width).reshape(vectors.shape)] = _numeric(flat, name)
+    return vectors
+
+
+def _joined(path: str | os.PathLike, name: str, parts: list[np.ndarray]) -> np.ndarray:
+    widths = sorted({part.shape[1] for part in parts} - {0})
+    if len(widths) != 1:
+        received = f"rows of {widths[0]} and of {widths[-1]}" if widths else "none"
+        raise ValueError(f"{path}: `{name}` should hold vectors of one length. Received: {received}.")
+    (width,) = widths
+    return np.concatenate(
+        [part if part.shape[1] else np.full((len(part), width), np.nan, np.float32) for part in parts]
+    )
+
+
+_READERS = {"categorical": _categorical, "multi": _multi, "numeric": _numeric, "vector": _vector}

@@ -10,9 +10,11 @@ def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=
     """Gives the `Candidates` of a batch, those with the positives first.
 
     A row's own positive, drawn once more or mixed into a virtual negative, is excluded from that row, and so
-    are the other targets of a position in a sequence, its `future`. What
-    is chosen rather than drawn (the positive, funnel negatives) is corrected by nothing. A virtual negative
-    is corrected by what it is mixed of, see `simple_log_q`; a hard one by `(1 - beta) log Q` of its negative.
+    are the other targets of a position in a sequence, its `future`. In-batch negatives of a sequence are
+    those of other users: what is in every batch with the row is no draw, and log Q would weigh it far above
+    its share of the full softmax. What is chosen rather than drawn (the positive, funnel negatives) is
+    corrected by nothing. A virtual negative is corrected by what it is mixed of, see `simple_log_q`; a hard
+    one by `(1 - beta) log Q` of its negative.
 
     Args:
         batch: dict, see `csmf_tf.data.batches`.
@@ -29,9 +31,12 @@ def columns(batch, users, embed, in_batch=True, normalize=tf.identity, gradient=
     codes = tf.concat([positives, batch["negatives"]], axis=0)
     rows = tf.size(positives)
     excluded = accidental_hits(spared, codes, tf.range(rows))
+    own = tf.eye(rows, tf.size(codes), dtype=tf.bool)
     if not in_batch:
-        own = tf.eye(rows, tf.size(codes), dtype=tf.bool)
         excluded |= (tf.range(tf.size(codes)) < rows) & ~own
+    elif "user_code" in batch:
+        same = batch["user_code"][:, tf.newaxis] == batch["user_code"]
+        excluded |= tf.pad(same, [[0, 0], [0, tf.size(codes) - rows]]) & ~own
     drawn = [Candidates(embed(codes), tf.convert_to_tensor(batch["log_q"]), excluded)]
     if batch["funnel_negatives"].shape[1] != 0:
         none = tf.zeros_like(batch["funnel_negatives"], tf.float32)

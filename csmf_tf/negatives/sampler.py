@@ -62,11 +62,26 @@ class NegativeSampler:
             simple = settings.clusters * virtual_count(settings.anchors) if settings.edis.simple else 0
             self._virtual = simple + settings.edis.hard
 
-    def draw(self, users: np.ndarray, items: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        """The negatives of rows with these users and positive items, see `csmf_tf.data.batches`."""
+    def draw(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        others: float | None = None,
+    ) -> dict[str, Any]:
+        """The negatives of rows with these users and positive items, see `csmf_tf.data.batches`.
+
+        Args:
+            users: int [R].
+            items: int [R].
+            rng: draws them.
+            others: how many rows are in-batch negatives of a row, on average; default all but itself.
+        """
         settings, rows = self._settings, len(users)
         # A row's own positive is no sample: the others' are.
-        in_batch = rows - 1 if self._in_batch else 0
+        others = rows - 1 if others is None else others
+        in_batch = others if self._in_batch else 0
         counts = np.array([in_batch, self._uniform, self._popularity])
         total = counts.sum() + (self._clusters.draws if self._clusters else 0) or self._virtual
         uniform = rng.integers(0, len(self._frequency), self._uniform, np.int32)

@@ -44,8 +44,8 @@ def item_columns(signature: Mapping[str, tf.TensorSpec], item_id: str | None) ->
         item_id: the input that takes the id.
 
     Returns:
-        Name of a column to its `input` and `kind`: "id", "categorical", "multi", "numeric", or "array" for
-        what no table holds.
+        Name of a column to its `input` and `kind`: "id", "categorical", "multi", "numeric", "vector", or
+        "array" for what no table holds.
 
     Example:
 
@@ -53,7 +53,12 @@ def item_columns(signature: Mapping[str, tf.TensorSpec], item_id: str | None) ->
     >>> {name: column["kind"] for name, column in item_columns(signature, "item").items()}
     {'item': 'id', 'price': 'numeric'}
     """
-    kinds = {(True, 1): "categorical", (True, 2): "multi", (False, 1): "numeric"}
+    kinds = {
+        (True, 1): "categorical",
+        (True, 2): "multi",
+        (False, 1): "numeric",
+        (False, 2): "vector",
+    }
     return {
         name: {
             "input": name,
@@ -133,7 +138,7 @@ def _from_file(path, id_column, kinds):
     unread = [name for name, kind in kinds.items() if kind not in FEATURE_KINDS]
     if unread:
         raise ValueError(
-            "Item features should be strings, lists of strings or numbers to stand in a table. "
+            "Item features should be strings, numbers or lists of these to stand in a table. "
             f"Received: {unread} of another kind; give `items` as a dict of arrays"
         )
     table = read_table(path, id_column, kinds, rows=None if removed is None else ~removed)

@@ -276,6 +276,11 @@ class FeatureEncoder(keras.layers.Layer):
         if feature.kind not in FLOATS:
             return tf.cast(self._lookups[feature.name](value), tf.int32)
         if feature.kind == "vector":
+            if value.shape[1:] != (feature.length,):
+                raise ValueError(
+                    f"Feature '{feature.name}' should hold vectors of {feature.length} numbers. "
+                    f"Received: values of shape {(*value.shape,)}"
+                )
             value = tf.cast(value, tf.float32)
             return tf.where(tf.math.is_finite(value), value, 0.0)
         value = (tf.cast(value, tf.float32) - feature.mean) / feature.std

@@ -110,6 +110,11 @@ class TowerPair(keras.layers.Layer):
             raise ValueError(
                 f"`user_features` should hold one named '{SEQUENCE}' with `heterrec`. Received: {[*found]}"
             )
+        if found[SEQUENCE].kind != "history" or not found[SEQUENCE].length:
+            raise ValueError(
+                f"Feature '{SEQUENCE}' should be of kind 'history' and of a `length` >= 1 with `heterrec`. "
+                f"Received: kind={found[SEQUENCE].kind!r}, length={found[SEQUENCE].length}"
+            )
         return HistoryTransformer(
             found[SEQUENCE],
             found.get(SEQUENCE_BEHAVIOR),

@@ -122,7 +122,15 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
                 f"without {missing}"
             )
         values = [encoded[f.name] for f in self.features]
-        if isinstance(values[0], tf.RaggedTensor):
+        ragged = [
+            f.name for f, v in zip(self.features, values, strict=True) if isinstance(v, tf.RaggedTensor)
+        ]
+        if ragged and (len(ragged) < len(values) or present is not None):
+            raise ValueError(
+                "`encoded` should be ragged in all features, and then without `present`, or in none. "
+                f"Received: {ragged} of {[f.name for f in self.features]} ragged, present={present}"
+            )
+        if ragged:
             present = tf.sequence_mask(values[0].row_lengths())
             values = [value.to_tensor() for value in values]
         if present is None:

@@ -217,6 +217,11 @@ class HierarchicalCausalTransformer(keras.layers.Layer):
             raise ValueError(
                 f"`layers` should be one number, or two: token-level and item-level. Received: {self.layers}"
             )
+        if min(self.layers) < 0 or not 0 <= dropout < 1:
+            raise ValueError(
+                "`layers` should be >= 0 and `dropout` in [0, 1). "
+                f"Received: layers={self.layers}, dropout={dropout}"
+            )
         self.heads = heads
         self.intermediate_dim = intermediate_dim or 2 * dim
         self.dropout = dropout
