@@ -167,7 +167,7 @@ log.timestamp=
 validation_users=1
   `validation_users` should be a number in [0, 1) or null. Received: validation_users=1;
 features.item.price=float
-  `features.item` should be a mapping with each value one of categorical, multi, numeric. Received:
+  `features.item` should be a mapping with each value one of categorical, multi, numeric, vector. Received:
   features.item={'price': 'float'};
 features.item.price=numeric
   `features.item` should come with a feature table. Received: log.items=None; write e.g. `log: {items:
