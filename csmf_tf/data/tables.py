@@ -175,7 +175,7 @@ def _vector(chunk: Chunk, name: str) -> np.ndarray:
     # As a list of any length: of a missing one of fixed length Arrow keeps the numbers.
     column = column.cast(pa.list_(column.type.value_type))
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-    width = int(lengths[np.argmax(lengths > 0)])
+    width = int(next(iter(lengths[lengths > 0]), 0))
     if (other := (lengths > 0) & (lengths != width)).any():
         raise chunk.error(int(np.argmax(other)), name, f"hold {width} numbers, as in the rows before")
     row_of = np.repeat(np.arange(len(lengths)), lengths)

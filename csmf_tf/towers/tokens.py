@@ -128,7 +128,8 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
         if ragged and (len(ragged) < len(values) or present is not None):
             raise ValueError(
                 "`encoded` should be ragged in all features, and then without `present`, or in none. "
-                f"Received: {ragged} of {[f.name for f in self.features]} ragged, present={present}"
+                f"Received: {ragged} of {[f.name for f in self.features]} ragged, "
+                f"{'no ' if present is None else ''}`present`"
             )
         if ragged:
             present = tf.sequence_mask(values[0].row_lengths())
