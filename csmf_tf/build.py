@@ -222,8 +222,8 @@ def loss_kind(config: Config, prepared: Prepared) -> str:
     return "full" if len(prepared.split.train.items) <= most else "sampled"
 
 
-def batching(config: Config, prepared: Prepared) -> Batching:
-    """How positives become batches."""
+def batching(config: Config, prepared: Prepared, model: CSMF) -> Batching:
+    """How positives become the batches of a model."""
     train, loss, kind = prepared.split.train, config.loss, loss_kind(config, prepared)
     length, sequence = config.model.history.length, config.model.user_tower == "heterrec"
     rows_are_users = kind == "full" and not sequence and not (length and train.time is not None)
@@ -237,6 +237,9 @@ def batching(config: Config, prepared: Prepared) -> Batching:
     if sequence:
         events = np.bincount(train.user)
         rows = int(np.clip(POSITIONS * (-(-events // length)).sum() // events.sum(), 1, 1024))
+        # Few long histories among short ones make wide batches of pads.
+        read = model.towers.user.sequence
+        rows = min(rows, read.most_rows(read.positions))
     return Batching(
         loss=kind,
         batch_size=config.training.batch_size or rows,

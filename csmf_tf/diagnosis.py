@@ -96,7 +96,7 @@ def diagnose(run: Run, objective: str | None = None, rows: int = 4000) -> Diagno
     # A row may have fewer hard negatives than the virtual ones asked for where MSAC is not trained on.
     edis = dataclasses.replace(settings.edis, simple=True, hard=min(settings.edis.hard, settings.msac.hard))
     plan = dataclasses.replace(
-        build.batching(config, run.prepared),
+        build.batching(config, run.prepared, model),
         loss="sampled",
         negatives=dataclasses.replace(settings, kind=ALL_KINDS, edis=edis),
     )

@@ -50,7 +50,7 @@ class CSMF(tfrs.models.Model):
         heterrec: a `csmf_tf.config.HeterRec`, or a dict of its fields, for a user tower that reads the
             feature `history` (and `history_behavior`) by a transformer over its items' features, see
             `HistoryTransformer`. It needs granularity `"weight"`, no margin, and a catalogue in the order of
-            the history's vocabulary.
+            the history's vocabulary. Its `buckets` are what runs give to `Feature.numeric`.
         one_list: whether a position's next items stand in one softmax, see `listwise_multi_step`.
 
     Example:

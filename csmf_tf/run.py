@@ -110,7 +110,7 @@ class Run:
         """The training data of each objective, for driving the stages by hand."""
         train = self.prepared.split.train
         users = build.user_features(self.config, self.prepared, self.model, train)
-        batching = build.batching(self.config, self.prepared)
+        batching = build.batching(self.config, self.prepared, self.model)
         clusters = self.clusters.initial() if self._draws_by_clusters else None
         return {
             name: StageData(train, k, users, batching, clusters)

@@ -373,6 +373,10 @@ def test_what_comes_after_what_is_that_of_a_loop(rows):
     }
     days = [day for *_, day in events]
     assert report["file order"].numbers["rows"] == sum(a > b for a, b in itertools.pairwise(days))
+    at_once = Counter((user, day) for user, _, _, day in events)
+    tied = sum(n for n in at_once.values() if n > 1)
+    assert report["times"].numbers["tied"] == tied
+    assert ("in the order of the file" in report["times"].sentence) == (tied > 0 and len({*days}) > 1)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_compiled_vectors_of_a_finished_stage_keep_their_bits():
 def test_as_many_users_are_embedded_at_a_time_as_bound_the_attention(monkeypatch):
     model = tiny()
     whole, most = model.user_vectors(everyone(model)), 1 << 14
-    monkeypatch.setattr("csmf_tf.towers.tower.ATTENTION_WEIGHTS", most)
+    monkeypatch.setattr("csmf_tf.towers.heterrec.ATTENTION_WEIGHTS", most)
     # Two heads, and a token for each of the six features of an item.
     rows = model.towers.user.chunk
     assert rows * 2 * (LENGTH * 6) ** 2 <= most < (rows + 1) * 2 * (LENGTH * 6) ** 2

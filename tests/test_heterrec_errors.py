@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from heterrec_cases import IDS, LENGTH, RAW_ITEMS, tiny
 
-from csmf_tf.config import from_dict, to_dict
+from csmf_tf.config import HeterRec, from_dict, to_dict
 from csmf_tf.model import CSMF
 from csmf_tf.towers import Feature
 
@@ -55,6 +55,17 @@ def model_of(user_features, **settings):
             {"heterrec": {"dim": 4, "heads": 3}},
             "`dim` should be a multiple of `heads`. Received: dim=4",
         ),
+        (
+            [HISTORY],
+            {"heterrec": {"list_length": 0}},
+            "`list_length` should be an integer >= 1. Received: list_length=0",
+        ),
+        (
+            [HISTORY],
+            {"heterrec": HeterRec(dropout=1.0)},
+            "`dropout` should be a number in [0, 1). Received: dropout=1.0",
+        ),
+        ([HISTORY], {"heterrec": {"depth": 2}}, "Unknown key `depth`. Did you mean"),
     ],
 )
 def test_model_refuses(features, settings, message):

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -338,7 +339,19 @@ def check(run, answer, scores, count=9):
 
 def test_weights_of_steps_are_divided_by_their_sum(fitted):
     run = fitted("time, one objective")
-    assert build.batching(run.config, run.prepared).step_weights == pytest.approx((2 / 3, 1 / 3))
+    assert build.batching(run.config, run.prepared, run.model).step_weights == pytest.approx((2 / 3, 1 / 3))
+
+
+def test_a_batch_has_no_more_windows_than_bound_the_attention(fitted, monkeypatch):
+    run = fitted("time, three objectives")
+    config = replace(run.config, training=replace(run.config.training, batch_size=None))
+    most, plenty = 1 << 14, build.batching(config, run.prepared, run.model).batch_size
+    monkeypatch.setattr("csmf_tf.towers.heterrec.ATTENTION_WEIGHTS", most)
+    rows = build.batching(config, run.prepared, run.model).batch_size
+    # Two heads, and four tokens an item: its id, category, price and image.
+    assert rows * 2 * (LENGTH * 4) ** 2 <= most < (rows + 1) * 2 * (LENGTH * 4) ** 2
+    assert rows < plenty
+    assert build.batching(run.config, run.prepared, run.model).batch_size == 100
 
 
 def test_every_signature_answers_a_history_as_the_model_does(exported):

@@ -100,7 +100,7 @@ class Data:
         self.users = self.features.latest(everyone)
         encoded = run.model.towers.item_encoder.encode(pad_lists(run.prepared.items))
         self.items = {name: tf.constant(values) for name, values in encoded.items()}
-        self._batching = build.batching(run.config, run.prepared)
+        self._batching = build.batching(run.config, run.prepared, run.model)
         self._seed = task.seed
 
     def batches(self, epoch: int) -> Iterator[dict[str, Any]]:

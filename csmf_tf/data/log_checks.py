@@ -174,11 +174,12 @@ def shown_time(micros: int) -> str:
 
 
 def times(log: EventLog) -> Finding:
-    """Whether the times can be times: after 1990, before 2101, not all equal."""
+    """Whether the times can be times: after 1990, before 2101, not all equal; and which order nothing."""
     if log.time is None:
         sentence = (
             "The log has no times: no split by time and no histories as of the event; what users did is "
-            "a set. Name a column with --timestamp if there is one."
+            "a set, or to `user_tower: heterrec` a sequence in the order of the file. Name a column with "
+            "--timestamp if there is one."
         )
         return Finding("times", "note", sentence, {})
     first, last = log.time.min(), log.time.max()
@@ -192,14 +193,28 @@ def times(log: EventLog) -> Finding:
         )
     if first == last and len(log) > 1:
         sentence += " All times are equal, so they order nothing: leave the column out."
+    tied = _tied(log)
+    if tied and first < last:
+        sentence += (
+            f" {share(tied, len(log))} have the time of another event of their user: `user_tower: heterrec` "
+            "reads them in the order of the file."
+        )
     level: Level = "problem" if early or late or (first == last and len(log) > 1) else "ok"
     numbers: dict[str, Value] = {
         "earliest": earliest,
         "latest": latest,
         "before 1990": early,
         "after 2100": late,
+        "tied": tied,
     }
     return Finding("times", level, sentence, numbers)
+
+
+def _tied(log):
+    """How many events have the time of another event of their user."""
+    order = np.lexsort((log.time, log.user))
+    equal = (np.diff(log.user[order]) == 0) & (np.diff(log.time[order]) == 0)
+    return count(np.append(equal, False) | np.append(False, equal))
 
 
 def file_order(log: EventLog) -> Finding:
@@ -209,6 +224,7 @@ def file_order(log: EventLog) -> Finding:
     sentence = f"{share(rows, len(log))} rows are earlier than the row above."
     if rows:
         sentence += (
-            " Nothing here minds, as events are sorted by time; tools that trust the file's order would."
+            " Nothing here minds, as events are sorted by time, those of one time in the file's order; tools "
+            "that trust the file's order would."
         )
     return Finding("file order", "note" if rows else "ok", sentence, {"rows": rows})

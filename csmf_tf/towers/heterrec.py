@@ -4,13 +4,22 @@ import dataclasses
 
 import numpy as np
 
-from csmf_tf import config
+from csmf_tf import _schema, config
 from csmf_tf._keras import keras, tf
 from csmf_tf.masking import MaskedEmbedding
 from csmf_tf.towers.features import FLOATS, Feature, identifiers
 from csmf_tf.towers.lookup import KnownRows
 from csmf_tf.towers.tokens import HeterogeneousTokenFlattening
 from csmf_tf.towers.transformer import HierarchicalCausalTransformer
+
+ATTENTION_WEIGHTS = 1 << 25
+"""Weights of an attention that are held at a time, 128 MB of them."""
+
+
+def settings_of(given):
+    """A `csmf_tf.config.HeterRec` whose values are checked, of one or of a dict of its fields."""
+    plain = given if isinstance(given, dict) else dataclasses.asdict(given)
+    return _schema.read(config.HeterRec, plain, {})
 
 
 @keras.saving.register_keras_serializable(package="csmf_tf")
@@ -38,7 +47,7 @@ class HistoryTransformer(keras.layers.Layer):
 
     def __init__(self, history, behaviors, items, settings, **kwargs):
         super().__init__(**kwargs)
-        settings = self.settings = config.HeterRec(**settings) if isinstance(settings, dict) else settings
+        settings = self.settings = settings_of(settings)
         history, behaviors = (Feature(**f) if isinstance(f, dict) else f for f in (history, behaviors))
         items = [Feature(**f) if isinstance(f, dict) else f for f in items]
         self.history = history
@@ -96,12 +105,14 @@ class HistoryTransformer(keras.layers.Layer):
         behaviors = [self.behavior_table] if self.behaviors else []
         return [*self.flatten.masked_layers, *behaviors, *self.transform.masked_layers]
 
-    @property
-    def attention_weights(self):
-        """How many weights the widest attention has for one history: in each head one for each two tokens."""
+    def most_rows(self, length):
+        """How many histories of so many positions can be read at a time without much memory, at least 1.
+
+        The widest attention has in each head a weight for each two tokens.
+        """
         several = self.settings.flatten and self.transform.layers[0]
-        tokens = self.history.length * (len(self.flatten.features) if several else 1)
-        return self.settings.heads * tokens**2
+        tokens = length * (len(self.flatten.features) if several else 1)
+        return max(ATTENTION_WEIGHTS // (self.settings.heads * tokens**2), 1)
 
     def present(self, encoded):
         """Which positions hold an item that is read, bool [B, L]: of those that are there the last ones."""

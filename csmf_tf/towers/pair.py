@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csmf_tf import config
 from csmf_tf._keras import keras, tf
 from csmf_tf.data.users import SEQUENCE, SEQUENCE_BEHAVIOR
 from csmf_tf.masking.pruning import cumulative_percentile_prune, prune_to_count
 from csmf_tf.towers.axes import principal_axes
 from csmf_tf.towers.features import FeatureEncoder
-from csmf_tf.towers.heterrec import HistoryTransformer
+from csmf_tf.towers.heterrec import HistoryTransformer, settings_of
 from csmf_tf.towers.tower import Tower
 
 
@@ -73,7 +72,7 @@ class TowerPair(keras.layers.Layer):
         self.hidden = tuple(hidden)
         self.granularity = granularity
         self.normalize = normalize
-        self.heterrec = config.HeterRec(**heterrec) if isinstance(heterrec, dict) else heterrec
+        self.heterrec = None if heterrec is None else settings_of(heterrec)
         self.user_encoder = FeatureEncoder(user_features, name="user_encoder")
         self.item_encoder = FeatureEncoder(item_features, name="item_encoder")
         shared = {
@@ -86,7 +85,7 @@ class TowerPair(keras.layers.Layer):
         bias, sequence = embedding_dim**-0.5, self._sequence() if self.heterrec else None
         self.user = Tower(user_features, bias=bias, sequence=sequence, name="user_tower", **shared)
         self.item = Tower(item_features, name="item_tower", **shared)
-        if sequence and self.heterrec.share_embeddings:
+        if sequence and sequence.settings.share_embeddings:
             sequence.flatten.share(self.item.tables)
         for encoder, tower in ((self.user_encoder, self.user), (self.item_encoder, self.item)):
             tower(encoder(encoder.blank()))

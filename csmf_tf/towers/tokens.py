@@ -96,6 +96,8 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
     def share(self, tables):
         """Reads tables of another tower, projected, in place of own ones; to be called before the layer is.
 
+        A configuration does not hold what is shared: who makes the layer from one calls this again.
+
         Args:
             tables: dict of feature name to `MaskedEmbedding`, which stays the other tower's.
         """

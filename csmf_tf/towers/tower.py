@@ -10,9 +10,6 @@ from csmf_tf.towers.features import CHUNK, FLOATS, Feature, identifiers
 from csmf_tf.towers.heterrec import latest
 from csmf_tf.towers.lookup import SPREAD, KnownRows, mean_of_lists
 
-ATTENTION_WEIGHTS = 1 << 25
-"""Weights of an attention that are held at a time outside training, 128 MB of them."""
-
 
 class Tower(keras.layers.Layer):
     """Maps encoded features to the coordinates of the embedding.
@@ -135,7 +132,7 @@ class Tower(keras.layers.Layer):
         """Rows embedded at a time outside training, to bound memory."""
         if not self.sequence:
             return CHUNK
-        return int(np.clip(ATTENTION_WEIGHTS // self.sequence.attention_weights, 1, 256))
+        return min(self.sequence.most_rows(self.sequence.history.length), 256)
 
     @property
     def masked_layers(self):
