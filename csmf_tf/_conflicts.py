@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from csmf_tf.config_sections import SEQUENCE, SEQUENCE_BEHAVIOR
+
 if TYPE_CHECKING:
     from csmf_tf.config import Config
 
@@ -43,7 +45,9 @@ def conflicts(config: "Config", raw: Mapping[str, Any]) -> Iterator[str]:
             )
         if id_column in columns:
             yield f"`features.{side}` should not name the id column. Received: {id_column!r}; leave it out."
-    if not (model.reads_user_id or config.features.user or model.history.length):
+    if model.user_tower == "mlp" and not (
+        model.reads_user_id or config.features.user or model.history.length
+    ):
         yield (
             "The user tower should have an input. Received: model.user_id=False, features.user={}, "
             "model.history.length=0; set one of the three."
@@ -110,6 +114,16 @@ def _heterrec_conflicts(config: "Config") -> Iterator[str]:
         )
     if loss.one_list and loss.kind == "sampled":
         yield "`loss.one_list` belongs to the full softmax. Received: loss.kind='sampled'; leave it out."
+    if loss.one_list and (drawn := [kind for kind in config.negatives.kind if kind in ("edis", "msac")]):
+        yield (
+            "`loss.one_list` belongs to the full softmax, which draws no negatives. Received: "
+            f"negatives.kind with {drawn}; leave out one of the two."
+        )
+    if clash := [name for name in (SEQUENCE, SEQUENCE_BEHAVIOR) if name in config.features.user]:
+        yield (
+            f"`features.user` should leave {[SEQUENCE, SEQUENCE_BEHAVIOR]} to the histories of heterrec. "
+            f"Received: {clash}; name the columns otherwise."
+        )
     if config.training.jit_compile:
         yield (
             "`training.jit_compile` should go with batches of fixed shape, which windows of histories are "

@@ -11,6 +11,7 @@ import numpy as np
 from csmf_tf._conflicts import is_file
 from csmf_tf._keras import keras
 from csmf_tf.config import Config, to_dict
+from csmf_tf.config_sections import SEQUENCE, SEQUENCE_BEHAVIOR
 from csmf_tf.data.batches import Batching
 from csmf_tf.data.further import add_behavior
 from csmf_tf.data.history import History
@@ -19,7 +20,7 @@ from csmf_tf.data.sequences import Targets
 from csmf_tf.data.splits import Split, split_log
 from csmf_tf.data.store import Prepared
 from csmf_tf.data.tables import align, pad_lists, read_table
-from csmf_tf.data.users import HISTORY, SEQUENCE, SEQUENCE_BEHAVIOR, UserFeatures
+from csmf_tf.data.users import HISTORY, UserFeatures
 from csmf_tf.model import CSMF
 from csmf_tf.towers import Feature
 
@@ -35,6 +36,10 @@ users and, where they are read in histories too, of items."""
 
 POSITIONS = 1600
 """So many positions are in a batch of sequences, on average, where `batch_size` is not given (own choice)."""
+
+FEWEST_WINDOWS = 8
+"""A batch that is bounded by the memory of its attention still has so many: in-batch negatives are those of
+other windows (own choice)."""
 
 VALIDATION_USERS = 1000
 """So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
@@ -63,6 +68,8 @@ def prepare(config: Config) -> Prepared:
         funnel=config.funnel,
         ignore=log.ignore,
     )
+    if config.model.user_tower == "heterrec" and events.time is None:
+        events = _numbered(events)
     share = config.validation_users
     if share is None:
         share = float(np.clip(VALIDATION_USERS / len(events.users), 0.15, 0.5))
@@ -91,7 +98,15 @@ def further_split(
         users=known.users,
         items=known.items,
     )
+    if known.time is not None and events.time is None:
+        parts = [part.time for part in (known, split.validation, split.test) if part.time is not None]
+        events = _numbered(events, 1 + int(np.concatenate(parts).max()))
     return add_behavior(split, events, config.split.kind, config.split.seed)
+
+
+def _numbered(events, first=0):
+    """The events with their rows as times, so that parts of a split that are joined again are in order."""
+    return replace(events, time=np.arange(first, first + len(events)))
 
 
 def _table(path, id_column, kinds, ids):
@@ -214,6 +229,8 @@ def loss_kind(config: Config, prepared: Prepared) -> str:
     """`"full"` or `"sampled"`; `auto` goes by the kinds of negatives and the number of items."""
     if config.loss.kind != "auto":
         return config.loss.kind
+    if config.loss.one_list:
+        return "full"
     # Who asks for virtual or semantic negatives wants them drawn.
     if {"edis", "msac"} & {*config.negatives.kind}:
         return "sampled"
@@ -239,7 +256,7 @@ def batching(config: Config, prepared: Prepared, model: CSMF) -> Batching:
         rows = int(np.clip(POSITIONS * (-(-events // length)).sum() // events.sum(), 1, 1024))
         # Few long histories among short ones make wide batches of pads.
         read = model.towers.user.sequence
-        rows = min(rows, read.most_rows(read.positions))
+        rows = min(rows, max(read.most_rows(read.positions), FEWEST_WINDOWS))
     return Batching(
         loss=kind,
         batch_size=config.training.batch_size or rows,

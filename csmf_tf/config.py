@@ -75,6 +75,7 @@ _EXAMPLES = {
     "features.user": {"country": "categorical"},
     "features.item": {"category": "categorical", "tags": "multi", "price": "numeric"},
     "modalities": {"image": "image_feat.npy", "text": "title"},
+    "model.user_tower": "heterrec",
     "model.hidden": [128],
     "loss.l2": 0.4,
     "negatives.msac.level1": 32,

@@ -113,12 +113,12 @@ class CSMF(tfrs.models.Model):
             raise ValueError(
                 f"`l2` should be >= 0 and `l2_balance` > 0. Received: l2={l2}, l2_balance={l2_balance}"
             )
-        if heterrec and margin:
+        if heterrec is not None and margin:
             raise ValueError(
                 "`margin` should be 0 with `heterrec`, whose loss has several positives a position. "
                 f"Received: margin={margin}"
             )
-        if one_list and (loss == "sampled" or not heterrec):
+        if one_list and (loss == "sampled" or heterrec is None):
             raise ValueError(
                 "`one_list` should go with `heterrec` and the full softmax. "
                 f"Received: loss={loss!r}, heterrec={heterrec}; leave it out, or set `loss` to 'full'"

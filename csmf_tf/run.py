@@ -19,10 +19,10 @@ from csmf_tf._keras import tf
 from csmf_tf.cascade import Cascade
 from csmf_tf.clustering import Recluster, RunClusters
 from csmf_tf.config import Config, config_of_run, to_dict
+from csmf_tf.config_sections import SEQUENCE_BEHAVIOR
 from csmf_tf.data.stages import StageData
 from csmf_tf.data.store import load, save, save_split
 from csmf_tf.data.tables import pad_lists
-from csmf_tf.data.users import SEQUENCE_BEHAVIOR
 from csmf_tf.evaluation.funnel import FunnelEvaluator
 from csmf_tf.evaluation.results import Evaluation, evaluate_model
 from csmf_tf.evaluation.user_results import run_state

@@ -65,6 +65,12 @@ def model_of(user_features, **settings):
             {"heterrec": HeterRec(dropout=1.0)},
             "`dropout` should be a number in [0, 1). Received: dropout=1.0",
         ),
+        (
+            [HISTORY],
+            {"loss": "sampled", "one_list": True},
+            "`one_list` should go with `heterrec` and the full softmax. Received: loss='sampled'",
+        ),
+        ([HISTORY], {"heterrec": {}, "margin": 0.5}, "`margin` should be 0 with `heterrec`"),
         ([HISTORY], {"heterrec": {"depth": 2}}, "Unknown key `depth`. Did you mean"),
     ],
 )
@@ -156,6 +162,16 @@ def heterrec(history=8, loss=None, training=None, **model):
             "`loss.one_list` belongs to the full softmax. Received: loss.kind='sampled'; leave it out.",
         ),
         (
+            {**heterrec(loss={"one_list": True}), "negatives": {"kind": ["in_batch", "edis"]}},
+            "`loss.one_list` belongs to the full softmax, which draws no negatives. Received: "
+            "negatives.kind with ['edis']; leave out one of the two.",
+        ),
+        (
+            {**heterrec(), "features": {"user": {"history": "multi"}}},
+            "`features.user` should leave ['history', 'history_behavior'] to the histories of heterrec. "
+            "Received: ['history']; name the columns otherwise.",
+        ),
+        (
             heterrec(training={"jit_compile": True}),
             "`training.jit_compile` should go with batches of fixed shape, which windows of histories are "
             "not. Received: jit_compile=True with model.user_tower='heterrec'; leave it out.",
@@ -166,6 +182,7 @@ def test_settings_that_do_not_go_together(sections, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         config_of(**sections)
     assert str(error.value).splitlines().count(message) == 1
+    assert "should have an input" not in str(error.value)
 
 
 def test_all_conflicts_of_the_tower_are_told_at_once():

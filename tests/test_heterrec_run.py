@@ -1,5 +1,6 @@
 """Runs with the HeterRec user tower: fit, evaluate, save, go on after an interruption, export and query."""
 
+import csv
 import gzip
 import itertools
 import json
@@ -13,6 +14,7 @@ from thorough import left_out
 
 from csmf_tf import build
 from csmf_tf._keras import keras, tf
+from csmf_tf.cli import main
 from csmf_tf.config import from_dict
 from csmf_tf.data.simulator import simulate
 from csmf_tf.run import Run
@@ -191,12 +193,6 @@ def test_a_user_who_only_comes_back_to_items_trains_no_position(tmp_path):
     assert run.model.towers.user.sequence.positions == most_followed(run.prepared.split.train, 1) == 2
 
 
-def test_one_list_needs_the_full_softmax_however_it_was_chosen(folder, tmp_path):
-    sections = {"loss": {"one_list": True}, "negatives": {"kind": ["uniform", "edis"]}}
-    with pytest.raises(ValueError, match=r"`one_list` should go with .* Received: loss='sampled'"):
-        Run(tmp_path / "run", config_of(folder, split={"kind": "leave_last"}, **sections))
-
-
 @pytest.mark.parametrize("case", left_out(CASES, ["last item, three objectives, mixed precision"]))
 def test_run_evaluates_every_objective_and_none_moves(fitted, case):
     run = fitted(case)
@@ -351,6 +347,8 @@ def test_a_batch_has_no_more_windows_than_bound_the_attention(fitted, monkeypatc
     # Two heads, and four tokens an item: its id, category, price and image.
     assert rows * 2 * (LENGTH * 4) ** 2 <= most < (rows + 1) * 2 * (LENGTH * 4) ** 2
     assert rows < plenty
+    monkeypatch.setattr("csmf_tf.towers.heterrec.ATTENTION_WEIGHTS", 1)
+    assert build.batching(config, run.prepared, run.model).batch_size == 8
     assert build.batching(run.config, run.prepared, run.model).batch_size == 100
 
 
@@ -406,6 +404,69 @@ def test_query_by_id_reads_the_history_that_the_export_holds(exported):
         stranger = query(directory, "nobody", k=5)
     scores = truth(run, raw_of(EMPTY))[0].sum(axis=1)
     np.testing.assert_allclose([score for _, score in stranger], -np.sort(-scores)[:5], rtol=1e-4, atol=1e-4)
+
+
+def test_query_by_history_is_that_of_the_signature(exported, capsys):
+    run, directory, signatures = exported
+    history = [("i1", "view"), ("i5", "cart"), ("i2", "view")]
+    scores = truth(run, raw_of(SAME[0]))[0] @ [1, 0.5, 2]
+    for user in (None, "nobody", run.prepared.split.train.users[7]):
+        found = query(directory, user, {"view": 1, "cart": 0.5, "buy": 2}, k=5, history=history)
+        np.testing.assert_allclose([score for _, score in found], -np.sort(-scores)[:5], rtol=1e-4, atol=1e-4)
+    arguments = ["query", str(directory), "--history", "i1=view, i5=cart,i2=view", "-k", "5", "--json"]
+    assert main([*arguments, "--weights", "view=1,cart=.5,buy=2"]) == 0
+    assert [row["item"] for row in json.loads(capsys.readouterr().out)] == [item for item, _ in found]
+    # Of more than the model reads the last ones count.
+    long = [("i9", "buy")] * 2 + [("i4", "view")] * (LENGTH - 3) + history
+    raw = raw_of(tuple(zip(*long[-LENGTH:], strict=True)))
+    best = ask(signatures, "retrieve", raw, weights=tf.constant([[1.0, 1.0, 1.0]]))["ids"][0][:5]
+    assert [item for item, _ in query(directory, k=5, history=long)] == best.tolist()
+
+
+@pytest.mark.parametrize("history", [[], ["i1"], [("i1", "watch")], [("", "view")], "i1"])
+def test_query_by_a_history_that_says_nothing_is_an_error(exported, history):
+    with pytest.raises(ValueError, match=r"`history` should hold pairs of item id and behaviour, one of"):
+        query(exported[1], k=5, history=history)
+    with pytest.raises(ValueError, match=r"a `user` or a `history`\. Received: neither"):
+        query(exported[1], k=5)
+
+
+@pytest.mark.parametrize("kind", ["item_holdout", "leave_last"])
+def test_without_times_what_is_known_of_a_user_has_the_order_of_the_file(folder, tmp_path, kind):
+    model = {"heterrec": {"layers": [0, 1], "dim": 8}, "history": {"length": 12}}
+    config = config_of(folder, timestamp=None, split={"kind": kind}, model=model)
+    run = Run(tmp_path, config)
+    split, raw = run.prepared.split, run.raw_users()
+    with gzip.open(folder / "events.csv.gz", "rt") as file:
+        rows = list(csv.DictReader(file))
+    held = {*zip(split.test.users[split.test.user], split.test.items[split.test.item], strict=True)}
+    assert len(split.validation)
+    for user in split.train.users:
+        mine = [row for row in rows if row["user_id"] == user and (user, row["item_id"]) not in held]
+        at = list(raw["user_id"]).index(user) if "user_id" in raw else list(split.train.users).index(user)
+        shown = [(i, b) for i, b in zip(raw["history"][at], raw["history_behavior"][at], strict=True) if i]
+        read = run.model.towers.user.sequence.positions
+        assert shown[-read:] == [(row["item_id"], row["behavior"]) for row in mine][-read:]
+
+
+def test_without_times_an_added_behaviour_comes_after_what_was_known(folder):
+    config = config_of(folder, timestamp=None, split={"kind": "item_holdout"}, **ONE)
+    split = build.prepare(config).split
+    further = build.further_split(config, split, "cart")
+    for part, before in ((further.train, split.train), (further.validation, split.validation)):
+        added = part.behavior == 1
+        assert np.any(added)
+        assert part.time[~added].tolist() == before.time.tolist()
+        assert part.time[added].min() > max(split.train.time.max(), split.test.time.max())
+
+
+def test_one_list_is_a_full_softmax_of_any_catalogue(fitted, monkeypatch):
+    run = fitted("last item, one objective")
+    monkeypatch.setattr(build, "FULL_SOFTMAX_ITEMS_OF_SEQUENCES", 1)
+    config = replace(run.config, loss=replace(run.config.loss, kind="auto"))
+    assert build.loss_kind(config, run.prepared) == "sampled"
+    config = replace(config, loss=replace(config.loss, one_list=True))
+    assert build.loss_kind(config, run.prepared) == "full"
 
 
 def test_refresh_changes_what_is_found_and_nothing_that_histories_say(exported, tmp_path):

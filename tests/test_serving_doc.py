@@ -64,6 +64,10 @@ def bodies():
     return [json.loads(text) for text in [curl.split("'")[1], *blocks(DOCUMENT, "json")]]
 
 
+def reads_history(body):
+    return "history" in columns(body)
+
+
 def output_tensors(version, signature):
     saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
     outputs = saved.meta_graphs[0].signature_def[signature].outputs
@@ -73,7 +77,7 @@ def output_tensors(version, signature):
 def test_json_bodies_are_answered(folder, signatures):
     specs = signature_inputs(folder / "shop" / "1")
     asked = set()
-    for body in bodies():
+    for body in (body for body in bodies() if not reads_history(body)):
         name = body.get("signature_name", "serving_default")
         inputs = columns(body)
         given = {key: tf.constant(value, specs[name][key].dtype) for key, value in inputs.items()}
@@ -82,6 +86,24 @@ def test_json_bodies_are_answered(folder, signatures):
         assert {len(output) for output in answer.values()} == {batch}
         asked.add(name)
     assert asked == set(signatures)
+
+
+def test_json_body_with_a_history_is_answered(tmp_path):
+    (body,) = (body for body in bodies() if reads_history(body))
+    names = ["history", "history_behavior"]
+    signature = {name: tf.TensorSpec([None, 4], tf.string) for name in names}
+
+    def embed_user(features):
+        return embed({"": tf.strings.reduce_join(tf.concat([features[name] for name in names], 1), 1)})
+
+    vectors = embed({"": tf.constant(ITEMS)}).numpy()
+    export(
+        embed_user, signature, ITEMS, vectors, OWNER, ["view", "cart", "buy"], tmp_path, index="exact", k=5
+    )
+    inputs = {name: tf.constant(value) for name, value in columns(body).items() if name in names}
+    weights = tf.constant(columns(body)["weights"], tf.float32)
+    answer = tf.saved_model.load(str(tmp_path / "1")).signatures[body["signature_name"]]
+    assert answer(**inputs, weights=weights)["ids"].shape == [1, 5]
 
 
 def test_every_signature_is_in_the_table(signatures):

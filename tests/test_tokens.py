@@ -150,6 +150,14 @@ def test_errors(change, present, message):
         make()(encoded, present)
 
 
+def test_ragged_features_should_have_the_same_items():
+    color = Feature("color", "categorical", ("red", "blue"))
+    layer = HeterogeneousTokenFlattening([Feature("item", "id", ("a", "b")), color], DIM, LENGTH)
+    encoded = {"item": tf.ragged.constant([[1, 2], [1]]), "color": tf.ragged.constant([[1], [1, 2]])}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Ragged features should have as many items"):
+        layer(encoded)
+
+
 def test_too_long_a_history_is_an_error():
     wide = {name: np.concatenate([values, values], axis=1) for name, values in ENCODED.items()}
     with pytest.raises(

@@ -88,6 +88,49 @@ def test_attention_equals_that_of_keras_with_the_same_weights():
     )
 
 
+def block_by_numpy(block, x, seen):
+    """A block on one sequence, float64 [T, dim]; `seen` are the places that each place may attend to."""
+
+    def normed(v):
+        return (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + 1e-6)
+
+    def dense(layer, v):
+        return v @ layer.kernel.numpy().astype(np.float64) + layer.bias.numpy()
+
+    heads, width = block.heads, block.dim // block.heads
+    query, key, value = (dense(layer, normed(x)).reshape(-1, heads, width) for layer in block.projections)
+    attended = np.zeros_like(query)
+    for place, head in itertools.product(range(len(x)), range(heads)):
+        weights = np.exp(key[seen[place], head] @ query[place, head] / np.sqrt(width))
+        attended[place, head] = weights @ value[seen[place], head] / weights.sum()
+    x = x + dense(block.attended, attended.reshape(x.shape))
+    return x + dense(block.outer, np.maximum(dense(block.inner, normed(x)), 0.0))
+
+
+@pytest.mark.parametrize("mask", ["block", "causal"])
+def test_both_levels_by_numpy(mask):
+    transform, length, count = make(mask=mask), 3, 2
+    tokens = np.random.default_rng(4).normal(size=(1, length, count, DIM)).astype(np.float32)
+    said, present = np.ones((1, length, count), bool), np.ones((1, length), bool)
+    said[0, 1, 0] = False
+    (token_level,), (item_level,) = transform._levels
+    flat = [(at, f) for at in range(length) for f in range(count)]
+    seen = [
+        [
+            n
+            for n, (j, g) in enumerate(flat)
+            if said[0, j, g] and (j < at or (j == at and (mask == "block" or g <= f)))
+        ]
+        for at, f in flat
+    ]
+    x = block_by_numpy(token_level, tokens.reshape(-1, DIM).astype(np.float64), seen)
+    x = x.reshape(length, count, DIM)
+    pooled = np.stack([x[at][said[0, at]].mean(axis=0) for at in range(length)])
+    x = block_by_numpy(item_level, pooled, [[*range(at + 1)] for at in range(length)])
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(transform(tokens, said, present)[0], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("mask", "pooling", "layers"),
     [

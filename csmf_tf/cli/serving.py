@@ -51,9 +51,15 @@ def register(command):
         "ask an export for a user's items",
         "build/export --user u17",
         "build/export --user u17 --weights view=1,buy=3 -k 5",
+        "build/export --history i3=view,i7=buy     # of a heterrec model",
     )
     sub.add_argument("directory", metavar="DIR", help="folder of an export, or of its shards")
-    sub.add_argument("--user", required=True, metavar="ID", help="the user")
+    sub.add_argument("--user", metavar="ID", help="the user")
+    sub.add_argument(
+        "--history",
+        metavar="ITEM=NAME,...",
+        help="of a heterrec model: what the user did, latest last; items alone in a funnel of one",
+    )
     sub.add_argument("--weights", metavar="NAME=W,...", help="fusion weights; default equal")
     sub.add_argument("-k", type=int, default=10, help="number of items (default 10)")
 
@@ -100,7 +106,7 @@ def _query(args):
     weights = None if args.weights is None else _parse_weights(args.weights)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnknownUserWarning)
-        answer = query(args.directory, args.user, weights, args.k)
+        answer = query(args.directory, args.user, weights, args.k, _parse_history(args.history))
     for warning in caught:
         if issubclass(warning.category, UnknownUserWarning):
             print(f"csmf-tf: note: {warning.message}", file=sys.stderr)
@@ -126,6 +132,13 @@ def _parse_setting(text: str) -> tuple[str, int]:
         return name.strip(), int(value)
     except ValueError:
         raise ValueError(f"`--set` should look like candidates=32000. Received: {text!r}") from None
+
+
+def _parse_history(text: str | None) -> list | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    return [tuple(part.rsplit("=", 1)) if "=" in part else part for part in parts]
 
 
 def _parse_weights(text: str) -> dict[str, float]:

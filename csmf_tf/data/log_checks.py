@@ -174,12 +174,12 @@ def shown_time(micros: int) -> str:
 
 
 def times(log: EventLog) -> Finding:
-    """Whether the times can be times: after 1990, before 2101, not all equal; and which order nothing."""
+    """Whether the times can be times: after 1990, before 2101, not all equal; and how many tie."""
     if log.time is None:
         sentence = (
             "The log has no times: no split by time and no histories as of the event; what users did is "
             "a set, or to `user_tower: heterrec` a sequence in the order of the file. Name a column with "
-            "--timestamp if there is one."
+            "--timestamp, in a configuration in `log.timestamp`, if there is one."
         )
         return Finding("times", "note", sentence, {})
     first, last = log.time.min(), log.time.max()
@@ -197,7 +197,7 @@ def times(log: EventLog) -> Finding:
     if tied and first < last:
         sentence += (
             f" {share(tied, len(log))} have the time of another event of their user: `user_tower: heterrec` "
-            "reads them in the order of the file."
+            "is trained on them in the order of the file."
         )
     level: Level = "problem" if early or late or (first == last and len(log) > 1) else "ok"
     numbers: dict[str, Value] = {

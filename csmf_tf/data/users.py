@@ -4,17 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from csmf_tf.config_sections import SEQUENCE, SEQUENCE_BEHAVIOR
 from csmf_tf.data.history import History
 from csmf_tf.data.log import EventLog
 
 HISTORY = "history_{}"
 """Name of the history feature of a behaviour."""
-
-SEQUENCE = "history"
-"""Name of the feature that holds a user's items of all behaviours."""
-
-SEQUENCE_BEHAVIOR = "history_behavior"
-"""Name of the feature that holds what the user did with each of them; only of funnels of several."""
 
 
 class UserFeatures:

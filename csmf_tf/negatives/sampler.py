@@ -76,7 +76,9 @@ class NegativeSampler:
             users: int [R].
             items: int [R].
             rng: draws them.
-            others: how many rows are in-batch negatives of a row, on average; default all but itself.
+            others: how many rows are in-batch negatives of a row, on average; default all but itself. All
+                rows are corrected by this one number, which is coarse where few users have very different
+                numbers of rows.
         """
         settings, rows = self._settings, len(users)
         # A row's own positive is no sample: the others' are.

@@ -1,16 +1,19 @@
-"""Queries to an export, by user id."""
+"""Queries to an export, by user id or by a history."""
 
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from csmf_tf._keras import tf
+from csmf_tf.config_sections import SEQUENCE, SEQUENCE_BEHAVIOR
 from csmf_tf.serving.card import read_card
 from csmf_tf.serving.fusion import check_weights
 from csmf_tf.serving.index import positive, scann_ops
 from csmf_tf.serving.shards import common_version, merge_retrieved, shard_folders
-from csmf_tf.serving.users import user_features
+from csmf_tf.serving.users import user_batch, user_features
 from csmf_tf.serving.versions import latest_version
 from csmf_tf.serving.warmup import signature_inputs
 
@@ -41,28 +44,32 @@ def load(directory: str | os.PathLike, version: int | None = None) -> Any:
 
 def query(
     directory: str | os.PathLike,
-    user: str,
+    user: str | None = None,
     weights: Mapping[str, float] | Sequence[float] | None = None,
     k: int = 10,
+    history: Sequence[str | tuple[str, str]] | None = None,
 ) -> list[tuple[str, float]]:
     """Returns the best items of one user from the latest version of an export, or of all its shards.
 
     Args:
         directory: as given to `export` or `export_shards`. Shards are loaded one at a time.
-        user: the user's id.
+        user: the user's id; None when a `history` says enough.
         weights: fusion weights, see `check_weights`; default those of the export.
         k: number of items.
+        history: of a model with a HeterRec user tower, what the user did in place of what the export holds,
+            the latest last: item ids or, in a funnel of several, pairs of item id and behaviour. Of more than
+            the model takes the last ones are read.
 
     Returns:
         Pairs of item id and score, best first; fewer than `k` when the index finds no more.
 
     Raises:
         FileNotFoundError: when nothing was exported to `directory`, or its shards have no version in common.
-        ValueError: when `k` exceeds the export's, `weights` are unfit, or the model reads features of the
-            user that the export does not hold.
+        ValueError: when `k` exceeds the export's, `weights` or `history` are unfit, the model reads features
+            of the user that the export does not hold, or neither `user` nor `history` is given.
 
     Warns:
-        UnknownUserWarning: when the export holds its users and `user` is not among them.
+        UnknownUserWarning: when the export holds its users and a `user` without `history` is not among them.
 
     Example:
 
@@ -77,6 +84,8 @@ def query(
     ...     query(folder, "ann", {"view": 1, "buy": 3}, k=2)
     [('hat', 6.0), ('cup', 4.0)]
     """
+    if user is None and history is None:
+        raise ValueError("A query should have a `user` or a `history`. Received: neither")
     shards = shard_folders(directory)
     version = common_version(shards) if shards else latest_version(directory)
     folders = shards or [os.fspath(directory)]
@@ -91,27 +100,54 @@ def query(
 
     signature = signature_inputs(path)["retrieve"]
     del signature["weights"]
+    given = {} if history is None else _history_inputs(history, signature, card["objectives"])
     users = os.path.join(path, "assets.extra", "users.parquet")
     held = os.path.exists(users)
-    unheld = sorted(signature.keys() - {card["user_id"]})
+    unheld = sorted(signature.keys() - {card["user_id"], *given})
     if unheld and not held:
         raise ValueError(
             f"The export should hold the users' features, as the model reads {unheld}. "
             "Received: an export without; export again with `users`"
         )
-    features, known = user_features(users if held else None, user, card["user_id"], signature)
-    if not known:
+    features, known = user_features(users if held else None, user or "", card["user_id"], signature)
+    if not known and history is None:
+        advice = "; give a `history`" if SEQUENCE in signature else ""
         warnings.warn(
-            f"user {user!r} is not known to this export: the answer is that of an unknown user",
+            f"user {user!r} is not known to this export: the answer is that of an unknown user{advice}",
             UnknownUserWarning,
             stacklevel=2,
         )
+    features |= given
     inputs = {name: tf.constant(value, signature[name].dtype) for name, value in features.items()}
     inputs["weights"] = tf.constant([vector], tf.float32)
     answers = [load(folder, version).signatures["retrieve"](**inputs) for folder in folders]
     answer = merge_retrieved(answers, k)
     pairs = zip(answer["ids"][0], answer["scores"][0], strict=True)
     return [(item.decode(), float(score)) for item, score in pairs if item]
+
+
+def _history_inputs(
+    history: Sequence[str | tuple[str, str]],
+    signature: Mapping[str, Any],
+    objectives: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """A history as a batch of one, as wide as the signature has it."""
+    names = [name for name in (SEQUENCE, SEQUENCE_BEHAVIOR) if name in signature]
+    if not names:
+        raise ValueError(
+            f"`history` should go with a model that reads `{SEQUENCE}`, of a HeterRec user tower. "
+            f"Received: one that reads {sorted(signature)}; leave it out"
+        )
+    rows = [(one,) if isinstance(one, str) else tuple(one) for one in history]
+    fits = all(len(row) == len(names) and row[0] and {*row[1:]} <= {*objectives} for row in rows)
+    if isinstance(history, str) or not rows or not fits:
+        what = "item ids" if len(names) == 1 else f"pairs of item id and behaviour, one of {[*objectives]}"
+        raise ValueError(f"`history` should hold {what}, one at least. Received: {history!r}")
+    width = signature[SEQUENCE].shape[1]
+    columns = {
+        name: [list(column)[-width:]] for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
+    return user_batch(columns, {name: signature[name] for name in names}, rows=[0])
 
 
 def _version_path(directory: str | os.PathLike, version: int) -> str:

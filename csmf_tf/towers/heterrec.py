@@ -13,12 +13,13 @@ from csmf_tf.towers.tokens import HeterogeneousTokenFlattening
 from csmf_tf.towers.transformer import HierarchicalCausalTransformer
 
 ATTENTION_WEIGHTS = 1 << 25
-"""Weights of an attention that are held at a time, 128 MB of them."""
+"""Most weights of an attention at a time, 128 MB; training holds two or three such tensors a block."""
 
 
 def settings_of(given):
     """A `csmf_tf.config.HeterRec` whose values are checked, of one or of a dict of its fields."""
     plain = given if isinstance(given, dict) else dataclasses.asdict(given)
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in plain.items()}
     return _schema.read(config.HeterRec, plain, {})
 
 

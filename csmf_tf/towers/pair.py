@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from csmf_tf._keras import keras, tf
-from csmf_tf.data.users import SEQUENCE, SEQUENCE_BEHAVIOR
+from csmf_tf.config_sections import SEQUENCE, SEQUENCE_BEHAVIOR
 from csmf_tf.masking.pruning import cumulative_percentile_prune, prune_to_count
 from csmf_tf.towers.axes import principal_axes
 from csmf_tf.towers.features import FeatureEncoder

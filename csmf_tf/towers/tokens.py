@@ -9,6 +9,8 @@ from csmf_tf.masking import MaskedDense, MaskedEmbedding
 from csmf_tf.towers.features import Feature, identifiers
 from csmf_tf.towers.lookup import KnownRows, mean_of_lists
 
+_UNLIKE = "Ragged features should have as many items as one another in each history. Received others:"
+
 
 @keras.saving.register_keras_serializable(package="csmf_tf")
 class HeterogeneousTokenFlattening(keras.layers.Layer):
@@ -43,8 +45,8 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
         and vectors that are 0 do not. F is 1 without `flatten`.
 
     Raises:
-        ValueError: when a feature is missing from `encoded`, `present` is missing, or a history is longer
-            than `length`.
+        ValueError: when a feature is missing from `encoded`, `present` is missing, a history is longer than
+            `length`, or ragged features have other numbers of items.
 
     Example:
 
@@ -134,7 +136,10 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
                 f"{'no ' if present is None else ''}`present`"
             )
         if ragged:
-            present = tf.sequence_mask(values[0].row_lengths())
+            lengths = values[0].row_lengths()
+            alike = [tf.debugging.assert_equal(v.row_lengths(), lengths, _UNLIKE) for v in values[1:]]
+            with tf.control_dependencies([check for check in alike if check is not None]):
+                present = tf.sequence_mask(lengths)
             values = [value.to_tensor() for value in values]
         if present is None:
             raise ValueError("`present` should be given with dense histories. Received: None")
