@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.quality.fused import fronts
-from csmf_tf.evaluation.statistics import intervals
+from csmf_tf.evaluation.statistics import holm, intervals, paired_test
 
 CANDIDATE = "csmf"
+SEQUENTIAL = "heterrec"
 
 
 class Result(NamedTuple):
@@ -80,7 +81,41 @@ def summarise(results: Mapping[str, Sequence[Result]], metrics: Sequence[str]) -
             one["candidate"] = {
                 objective: _beside(methods[CANDIDATE], one, objective, metrics[0]) for objective in objectives
             }
-    return {"methods": methods} | _fronts(methods)
+    found = {"methods": methods} | _fronts(methods)
+    return found | {"paired": paired(results, SEQUENTIAL, metrics)} if SEQUENTIAL in results else found
+
+
+def paired(
+    results: Mapping[str, Sequence[Result]], candidate: str, metrics: Sequence[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """How far a candidate is above each other method, user by user, in the means over the seeds.
+
+    Args:
+        results: method -> its results, one a seed.
+        candidate: one of the methods.
+        metrics: those to test.
+
+    Returns:
+        method -> `objective/metric` -> `mean` and `interval` of the difference, and `p` of a paired
+        randomisation test, adjusted (Holm) for all of them together.
+    """
+    columns = [f"{name}/{metric}" for name in results[candidate][0].summary["metrics"] for metric in metrics]
+
+    def of_users(method, column):
+        return np.mean([seed.users[column] for seed in results[method]], axis=0)
+
+    found = {
+        (method, column): paired_test(of_users(method, column), of_users(candidate, column))
+        for method in results
+        if method != candidate
+        for column in columns
+    }
+    adjusted = dict(zip(found, holm([one.p for one in found.values()]).tolist(), strict=True))
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for (method, column), one in found.items():
+        numbers = {"mean": _round(one.mean), "interval": _round([one.low, one.high])}
+        tables.setdefault(method, {})[column] = numbers | {"p": _round(adjusted[method, column])}
+    return tables
 
 
 def _beside(candidate, other, objective, metric):
@@ -149,6 +184,12 @@ def table(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
         for objective, parts in one.get("met", {}).items():
             found = ", ".join(f"{part} {_short(row[metrics[0]])}" for part, row in parts.items())
             lines.append(f"{name} on {objective} with met items shown: {found}")
+    for name, columns in summary.get("paired", {}).items():
+        cells = []
+        for column, row in columns.items():
+            low, high = row["interval"]
+            cells.append(f"{column} {row['mean']:+.4f} [{low:+.4f} {high:+.4f}] p {row['p']:.3f}")
+        lines.append(f"{SEQUENTIAL} above {name}: {', '.join(cells)}")
     for label, front in summary.get("fronts", {}).items():
         lines.append(
             f"{CANDIDATE} fused: {front['above']} of {front['of']} weightings above the front of: {label}"
