@@ -38,8 +38,8 @@ POSITIONS = 1600
 """So many positions are in a batch of sequences, on average, where `batch_size` is not given (own choice)."""
 
 FEWEST_WINDOWS = 8
-"""A batch that is bounded by the memory of its attention still has so many: in-batch negatives are those of
-other windows (own choice)."""
+"""With in-batch negatives, which are those of other windows, a batch that is bounded by the memory of its
+attention still has so many (own choice)."""
 
 VALIDATION_USERS = 1000
 """So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
@@ -99,13 +99,13 @@ def further_split(
         items=known.items,
     )
     if known.time is not None and events.time is None:
-        parts = [part.time for part in (known, split.validation, split.test) if part.time is not None]
-        events = _numbered(events, 1 + int(np.concatenate(parts).max()))
+        times = np.concatenate([part.time for part in (known, split.validation, split.test)])
+        events = _numbered(events, 1 + int(times.max()))
     return add_behavior(split, events, config.split.kind, config.split.seed)
 
 
 def _numbered(events, first=0):
-    """The events with their rows as times, so that parts of a split that are joined again are in order."""
+    """The events, numbered in their order by times: parts of a split that are joined again keep it."""
     return replace(events, time=np.arange(first, first + len(events)))
 
 
@@ -256,7 +256,8 @@ def batching(config: Config, prepared: Prepared, model: CSMF) -> Batching:
         rows = int(np.clip(POSITIONS * (-(-events // length)).sum() // events.sum(), 1, 1024))
         # Few long histories among short ones make wide batches of pads.
         read = model.towers.user.sequence
-        rows = min(rows, max(read.most_rows(read.positions), FEWEST_WINDOWS))
+        fewest = FEWEST_WINDOWS if kind == "sampled" and "in_batch" in config.negatives.kind else 1
+        rows = min(rows, max(read.most_rows(read.positions), fewest))
     return Batching(
         loss=kind,
         batch_size=config.training.batch_size or rows,

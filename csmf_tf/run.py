@@ -323,6 +323,7 @@ class Run:
             "probe": {name: values[tested] for name, values in users.items()},
             "min_recall": min_recall,
             "settings": settings,
+            "behaviors": self.config.funnel,
         }
         if shards is not None:
             export_shards(*arguments, shards=shards, **options)

@@ -341,6 +341,7 @@ def test_weights_of_steps_are_divided_by_their_sum(fitted):
 def test_a_batch_has_no_more_windows_than_bound_the_attention(fitted, monkeypatch):
     run = fitted("time, three objectives")
     config = replace(run.config, training=replace(run.config.training, batch_size=None))
+    sampled = replace(config, loss=replace(config.loss, kind="sampled"))
     most, plenty = 1 << 14, build.batching(config, run.prepared, run.model).batch_size
     monkeypatch.setattr("csmf_tf.towers.heterrec.ATTENTION_WEIGHTS", most)
     rows = build.batching(config, run.prepared, run.model).batch_size
@@ -348,7 +349,9 @@ def test_a_batch_has_no_more_windows_than_bound_the_attention(fitted, monkeypatc
     assert rows * 2 * (LENGTH * 4) ** 2 <= most < (rows + 1) * 2 * (LENGTH * 4) ** 2
     assert rows < plenty
     monkeypatch.setattr("csmf_tf.towers.heterrec.ATTENTION_WEIGHTS", 1)
-    assert build.batching(config, run.prepared, run.model).batch_size == 8
+    fewest = [build.batching(c, run.prepared, run.model).batch_size for c in (config, sampled)]
+    # In-batch negatives are those of other windows.
+    assert fewest == [1, 8]
     assert build.batching(run.config, run.prepared, run.model).batch_size == 100
 
 
@@ -413,7 +416,7 @@ def test_query_by_history_is_that_of_the_signature(exported, capsys):
     for user in (None, "nobody", run.prepared.split.train.users[7]):
         found = query(directory, user, {"view": 1, "cart": 0.5, "buy": 2}, k=5, history=history)
         np.testing.assert_allclose([score for _, score in found], -np.sort(-scores)[:5], rtol=1e-4, atol=1e-4)
-    arguments = ["query", str(directory), "--history", "i1=view, i5=cart,i2=view", "-k", "5", "--json"]
+    arguments = ["query", str(directory), "--history", "i1=view, i5 = cart,i2=view", "-k", "5", "--json"]
     assert main([*arguments, "--weights", "view=1,cart=.5,buy=2"]) == 0
     assert [row["item"] for row in json.loads(capsys.readouterr().out)] == [item for item, _ in found]
     # Of more than the model reads the last ones count.
@@ -423,7 +426,7 @@ def test_query_by_history_is_that_of_the_signature(exported, capsys):
     assert [item for item, _ in query(directory, k=5, history=long)] == best.tolist()
 
 
-@pytest.mark.parametrize("history", [[], ["i1"], [("i1", "watch")], [("", "view")], "i1"])
+@pytest.mark.parametrize("history", [[], ["i1"], [("i1", "watch")], [("", "view")], "i1", [3], [(3, "view")]])
 def test_query_by_a_history_that_says_nothing_is_an_error(exported, history):
     with pytest.raises(ValueError, match=r"`history` should hold pairs of item id and behaviour, one of"):
         query(exported[1], k=5, history=history)

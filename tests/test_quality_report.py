@@ -64,6 +64,6 @@ def test_differences_are_paired_by_user_and_their_p_values_adjusted_for_all():
 
 def test_the_table_has_them_where_there_is_a_sequential_model():
     text = table(summarise(RESULTS, METRICS), METRICS)
-    assert "heterrec above popularity: view/recall@5 +" in text
+    assert "heterrec less popularity: view/recall@5 +" in text
     others = {name: RESULTS[name] for name in ("popularity", "sasrec")}
-    assert "above" not in table(summarise(others, METRICS), METRICS).replace("lies above", "")
+    assert "less" not in table(summarise(others, METRICS), METRICS)

@@ -189,7 +189,9 @@ def table(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
         for column, row in columns.items():
             low, high = row["interval"]
             cells.append(f"{column} {row['mean']:+.4f} [{low:+.4f} {high:+.4f}] p {row['p']:.3f}")
-        lines.append(f"{SEQUENTIAL} above {name}: {', '.join(cells)}")
+        lines.append(f"{SEQUENTIAL} less {name}: {', '.join(cells)}")
+    if "paired" in summary:
+        lines.append("mean difference [95 % interval, not adjusted], p by Holm over all of these tests")
     for label, front in summary.get("fronts", {}).items():
         lines.append(
             f"{CANDIDATE} fused: {front['above']} of {front['of']} weightings above the front of: {label}"

@@ -58,7 +58,8 @@ def register(command):
     sub.add_argument(
         "--history",
         metavar="ITEM=NAME,...",
-        help="of a heterrec model: what the user did, latest last; items alone in a funnel of one",
+        help="of a heterrec model: what the user did, latest last; items alone in a funnel of one "
+        "(ids with , or = are for csmf_tf.query)",
     )
     sub.add_argument("--weights", metavar="NAME=W,...", help="fusion weights; default equal")
     sub.add_argument("-k", type=int, default=10, help="number of items (default 10)")
@@ -137,8 +138,8 @@ def _parse_setting(text: str) -> tuple[str, int]:
 def _parse_history(text: str | None) -> list | None:
     if text is None:
         return None
-    parts = [part.strip() for part in text.split(",")]
-    return [tuple(part.rsplit("=", 1)) if "=" in part else part for part in parts]
+    pairs = [tuple(half.strip() for half in part.rsplit("=", 1)) for part in text.split(",")]
+    return [pair if len(pair) == 2 else pair[0] for pair in pairs]
 
 
 def _parse_weights(text: str) -> dict[str, float]:

@@ -224,7 +224,6 @@ def file_order(log: EventLog) -> Finding:
     sentence = f"{share(rows, len(log))} rows are earlier than the row above."
     if rows:
         sentence += (
-            " Nothing here minds, as events are sorted by time, those of one time in the file's order; tools "
-            "that trust the file's order would."
+            " Nothing here minds, as events are sorted by time; tools that trust the file's order would."
         )
     return Finding("file order", "note" if rows else "ok", sentence, {"rows": rows})

@@ -22,7 +22,7 @@ class Prepared(NamedTuple):
     """What a run learns from.
 
     Attributes:
-        split: the coded events.
+        split: the coded events. Without times, those that HeterRec reads are numbered by `time`.
         users: dict of raw user features in the order of the user codes, the id column among them.
         items: the same of the items.
     """

@@ -49,6 +49,7 @@ def export(
     version: int | None = None,
     shard: Mapping[str, Any] | None = None,
     item_features: Mapping[str, Mapping[str, str]] | None = None,
+    behaviors: Sequence[str] | None = None,
 ) -> str:
     """Writes the next version of a SavedModel that retrieves items; it needs no csmf_tf to run.
 
@@ -101,6 +102,7 @@ def export(
         item_features: the columns of the item tables that `refresh` will read: name of a column to its
             `input`, a key of `item_signature`, and its `kind`, "id", "categorical", "multi" or "numeric". By
             default columns are named as the inputs.
+        behaviors: what the user feature `history_behavior` knows, so that `query` can check a history.
 
     Returns:
         The path of the version.
@@ -170,6 +172,7 @@ def export(
         "fusion": fusion,
         "item_id": item_id,
         "item_features": item_features or item_columns(item_signature or {}, item_id),
+        "behaviors": None if behaviors is None else [*behaviors],
         "recall": {},
         "min_recall": min_recall,
         "shard": dict(shard) if shard else None,

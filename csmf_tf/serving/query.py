@@ -69,7 +69,8 @@ def query(
             of the user that the export does not hold, or neither `user` nor `history` is given.
 
     Warns:
-        UnknownUserWarning: when the export holds its users and a `user` without `history` is not among them.
+        UnknownUserWarning: when the export holds its users, `user` is not among them, and the model reads
+            more than `history`.
 
     Example:
 
@@ -100,7 +101,7 @@ def query(
 
     signature = signature_inputs(path)["retrieve"]
     del signature["weights"]
-    given = {} if history is None else _history_inputs(history, signature, card["objectives"])
+    given = {} if history is None else _history_inputs(history, signature, card.get("behaviors"))
     users = os.path.join(path, "assets.extra", "users.parquet")
     held = os.path.exists(users)
     unheld = sorted(signature.keys() - {card["user_id"], *given})
@@ -110,8 +111,8 @@ def query(
             "Received: an export without; export again with `users`"
         )
     features, known = user_features(users if held else None, user or "", card["user_id"], signature)
-    if not known and history is None:
-        advice = "; give a `history`" if SEQUENCE in signature else ""
+    if not known and user is not None and signature.keys() - given:
+        advice = "; give a `history`" if SEQUENCE in signature and history is None else ""
         warnings.warn(
             f"user {user!r} is not known to this export: the answer is that of an unknown user{advice}",
             UnknownUserWarning,
@@ -129,24 +130,24 @@ def query(
 def _history_inputs(
     history: Sequence[str | tuple[str, str]],
     signature: Mapping[str, Any],
-    objectives: Sequence[str],
+    behaviors: Sequence[str] | None,
 ) -> dict[str, np.ndarray]:
     """A history as a batch of one, as wide as the signature has it."""
-    names = [name for name in (SEQUENCE, SEQUENCE_BEHAVIOR) if name in signature]
-    if not names:
+    if SEQUENCE not in signature:
         raise ValueError(
             f"`history` should go with a model that reads `{SEQUENCE}`, of a HeterRec user tower. "
             f"Received: one that reads {sorted(signature)}; leave it out"
         )
-    rows = [(one,) if isinstance(one, str) else tuple(one) for one in history]
-    fits = all(len(row) == len(names) and row[0] and {*row[1:]} <= {*objectives} for row in rows)
-    if isinstance(history, str) or not rows or not fits:
-        what = "item ids" if len(names) == 1 else f"pairs of item id and behaviour, one of {[*objectives]}"
+    names = [name for name in (SEQUENCE, SEQUENCE_BEHAVIOR) if name in signature]
+    rows = [one if isinstance(one, tuple | list) else (one,) for one in history]
+    fits = all(len(row) == len(names) and all(isinstance(part, str) and part for part in row) for row in rows)
+    known = behaviors is None or all({*row[1:]} <= {*behaviors} for row in rows)
+    if isinstance(history, str) or not (rows and fits and known):
+        what = "item ids" if len(names) == 1 else "pairs of item id and behaviour"
+        what += f", one of {[*behaviors]}" if behaviors and len(names) > 1 else ""
         raise ValueError(f"`history` should hold {what}, one at least. Received: {history!r}")
-    width = signature[SEQUENCE].shape[1]
-    columns = {
-        name: [list(column)[-width:]] for name, column in zip(names, zip(*rows, strict=True), strict=True)
-    }
+    read = rows[-(signature[SEQUENCE].shape[1] or len(rows)) :]
+    columns = {name: [list(column)] for name, column in zip(names, zip(*read, strict=True), strict=True)}
     return user_batch(columns, {name: signature[name] for name in names}, rows=[0])
 
 

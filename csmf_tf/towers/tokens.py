@@ -45,8 +45,9 @@ class HeterogeneousTokenFlattening(keras.layers.Layer):
         and vectors that are 0 do not. F is 1 without `flatten`.
 
     Raises:
-        ValueError: when a feature is missing from `encoded`, `present` is missing, a history is longer than
-            `length`, or ragged features have other numbers of items.
+        ValueError: when a feature is missing from `encoded`, or `present` is.
+        tf.errors.InvalidArgumentError: when a history is longer than `length`, or ragged features have other
+            numbers of items.
 
     Example:
 
