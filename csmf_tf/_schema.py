@@ -136,9 +136,7 @@ def _read_section(cls: Any, raw: Any, key: str, root: type, examples: Mapping[st
         )
     for name in raw:
         if name not in hints:
-            raise ValueError(
-                f"Unknown key `{_join(key, name)}`. Did you mean `{_nearest(str(name), key, root)}`?"
-            )
+            raise ValueError(f"Unknown key `{_join(key, name)}`. {_advice(str(name), key, root, hints)}")
     values = {}
     for field in fields(cls):
         full, hint = _join(key, field.name), hints[field.name]
@@ -182,6 +180,9 @@ def _convert(hint: Any, value: Any) -> Any:
     raise TypeError
 
 
+# Below it two keys have little more in common than some letters; 1.2 are equal ones of a section.
+_ALIKE = 0.85
+
 _NOUNS = {
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),
@@ -212,14 +213,20 @@ def _example(key: str, value: Any) -> str:
     return f"write e.g. `{leaf}: {text}`"
 
 
-def _nearest(name: str, section: str, root: type) -> str:
-    """The known key most like `name`; a key of the same section wins over one as similar elsewhere."""
+def _advice(name: str, section: str, root: type, own: Mapping[str, Any]) -> str:
+    """The known key most like `name`, or all of its section if none is like it.
+
+    A key of the same section wins over one as similar elsewhere.
+    """
 
     def likeness(known: str) -> float:
         parent, _, leaf = known.rpartition(".")
         return difflib.SequenceMatcher(None, name, leaf).ratio() + 0.2 * (parent == section)
 
-    return max(_known_keys(root, ""), key=likeness)
+    nearest = max(_known_keys(root, ""), key=likeness)
+    if likeness(nearest) < _ALIKE:
+        return f"`{section or 'config'}` has the keys {', '.join(own)}."
+    return f"Did you mean `{nearest}`?"
 
 
 def _known_keys(cls: Any, key: str) -> Iterator[str]:

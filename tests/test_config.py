@@ -130,7 +130,13 @@ embedding_dim=64
 model.history.lenght=3
   Unknown key `model.history.lenght`. Did you mean `model.history.length`?
 loss={7: 1}
-  Unknown key `loss.7`. Did you mean `loss.
+  Unknown key `loss.7`. `loss` has the keys kind, margin,
+features={cat: categorical}
+  Unknown key `features.cat`. `features` has the keys user, item.
+loss.temperature=2
+  Unknown key `loss.temperature`. Did you mean `model.temperature`?
+model.user_tower=transformer
+  Received: model.user_tower='transformer'; write e.g. `user_tower: heterrec`.
 loss=3
   `loss` should be a mapping (keys: kind, margin, l2, l2_balance,
 log=

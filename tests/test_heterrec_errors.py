@@ -71,7 +71,7 @@ def model_of(user_features, **settings):
             "`one_list` should go with `heterrec` and the full softmax. Received: loss='sampled'",
         ),
         ([HISTORY], {"heterrec": {}, "margin": 0.5}, "`margin` should be 0 with `heterrec`"),
-        ([HISTORY], {"heterrec": {"depth": 2}}, "Unknown key `depth`. Did you mean"),
+        ([HISTORY], {"heterrec": {"depth": 2}}, "Unknown key `depth`. `config` has the keys layers, heads,"),
     ],
 )
 def test_model_refuses(features, settings, message):
