@@ -305,7 +305,7 @@ BAD = {
     ),
     "negative weights": ("query {work}/export --user u1 --weights view=-1", "`weights` should be"),
     "weights that are all zero": ("query {work}/export --user u1 --weights view=0", "`weights` should"),
-    "no user": ("query {work}/export", "the following arguments are required: --user"),
+    "no user": ("query {work}/export", "A query should have a `user` or a `history`. Received: neither"),
     "no users to simulate": (
         "simulate --users 0 --items 9 --out {new}",
         "`users` should be an integer >= 1. Received: users=0.",

@@ -160,6 +160,7 @@ def test_card_says_what_the_export_is(exported):
         "item_id": "item_id",
         "item_features": {"item_id": {"input": "item_id", "kind": "id"}},
         "min_recall": 0.9,
+        "behaviors": None,
         "shard": None,
     }
 
