@@ -32,6 +32,8 @@ def listwise_multi_step(logits, targets, weights, one_list=False):
     """
     logits = tf.cast(logits, tf.float32)
     targets = tf.convert_to_tensor(targets)
+    # A position with one target has no others to leave out, and to look for them copies all logits.
+    one_list = one_list or targets.shape[1] == 1
     valid = tf.where(targets >= 0)
     column = tf.cast(tf.gather_nd(targets, valid), tf.int64)
     at = tf.stack([valid[:, 0], column], axis=1)
