@@ -39,7 +39,7 @@ POSITIONS = 1600
 
 FEWEST_WINDOWS = 8
 """With in-batch negatives, which are those of other windows, a batch that is bounded by the memory of its
-attention still has so many (own choice)."""
+attention, or has long histories, still has so many (own choice)."""
 
 VALIDATION_USERS = 1000
 """So many users validate where `validation_users` is not given, within 15 to 50 % of all (own choice)."""
@@ -229,14 +229,19 @@ def loss_kind(config: Config, prepared: Prepared) -> str:
     """`"full"` or `"sampled"`; `auto` goes by the kinds of negatives and the number of items."""
     if config.loss.kind != "auto":
         return config.loss.kind
-    if config.loss.one_list:
-        return "full"
     # Who asks for virtual or semantic negatives wants them drawn.
     if {"edis", "msac"} & {*config.negatives.kind}:
         return "sampled"
     # A batch of windows has some ten times the rows of one of users.
     most = FULL_SOFTMAX_ITEMS if config.model.user_tower == "mlp" else FULL_SOFTMAX_ITEMS_OF_SEQUENCES
-    return "full" if len(prepared.split.train.items) <= most else "sampled"
+    items = len(prepared.split.train.items)
+    if config.loss.one_list and items > most:
+        raise ValueError(
+            f"`loss.one_list` needs the full softmax, which `auto` takes up to {most:,} items. Received: "
+            f"{items:,} items; set `loss.kind: full`, of which a batch holds its positions x items logits, "
+            "or leave out `loss.one_list`"
+        )
+    return "full" if items <= most else "sampled"
 
 
 def batching(config: Config, prepared: Prepared, model: CSMF) -> Batching:
@@ -257,7 +262,7 @@ def batching(config: Config, prepared: Prepared, model: CSMF) -> Batching:
         # Few long histories among short ones make wide batches of pads.
         read = model.towers.user.sequence
         fewest = FEWEST_WINDOWS if kind == "sampled" and "in_batch" in config.negatives.kind else 1
-        rows = min(rows, max(read.most_rows(read.positions), fewest))
+        rows = max(min(rows, read.most_rows(read.positions)), fewest)
     return Batching(
         loss=kind,
         batch_size=config.training.batch_size or rows,

@@ -160,7 +160,7 @@ class Loss:
 
     kind: Literal["auto", "full", "sampled"] = "auto"
     """Softmax over the whole catalogue, or over drawn items; `auto` is full up to 50,000 items (5,000 with
-    heterrec, any number with `one_list`), unless `negatives.kind` has edis or msac."""
+    heterrec), unless `negatives.kind` has edis or msac."""
     margin: float = 0.0
     """The m0 of the cross-stage adaptive margin; 0 is off."""
     l2: NotNegative | None = None
@@ -172,7 +172,7 @@ class Loss:
     step_weights: Annotated[tuple[Positive, ...], SOME] = (1.0,)
     """Heterrec: weights of the next items that each position predicts, which are divided by their sum."""
     one_list: bool = False
-    """Heterrec: all of them in one softmax, always a full one; else each against what is none of them."""
+    """Heterrec: all of them in one softmax, a full one; else each against what is none of them."""
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,25 @@ def test_no_layer_shows_an_earlier_stage_what_a_later_one_changes(share_embeddin
     assert {k: now[k] for k in kept} == kept
 
 
+def test_nothing_at_or_after_a_position_changes_what_comes_before():
+    model = tiny()
+    randomize(model, 0)
+    sequence, rng = model.towers.user.sequence, np.random.default_rng(1)
+    behaviors = sequence.behaviors.rows
+    for _ in range(20):
+        # Some positions are pads, before and after the change.
+        one, other = (
+            {"history": codes, "history_behavior": (codes > 0) * rng.integers(1, behaviors, codes.shape)}
+            for codes in rng.integers(1, sequence.history.rows, (2, 3, LENGTH))
+            * (rng.random((2, 3, LENGTH)) < 0.7)
+        )
+        at = int(rng.integers(0, LENGTH + 1))
+        changed = {name: np.concatenate([one[name][:, :at], other[name][:, at:]], axis=1) for name in one}
+        before, after = (sequence(encoded, stage=1).numpy() for encoded in (one, changed))
+        assert before[:, :at].tobytes() == after[:, :at].tobytes()
+        assert at == LENGTH or np.any(before[:, at:] != after[:, at:])
+
+
 def test_steps_in_a_graph_give_the_weights_of_eager_ones():
     found = []
     for eager in (True, False):

@@ -58,12 +58,12 @@ def model_of(user_features, **settings):
         (
             [HISTORY],
             {"heterrec": {"list_length": 0}},
-            "`list_length` should be an integer >= 1. Received: list_length=0",
+            "`heterrec.list_length` should be an integer >= 1. Received: heterrec.list_length=0",
         ),
         (
             [HISTORY],
             {"heterrec": HeterRec(dropout=1.0)},
-            "`dropout` should be a number in [0, 1). Received: dropout=1.0",
+            "`heterrec.dropout` should be a number in [0, 1). Received: heterrec.dropout=1.0",
         ),
         (
             [HISTORY],
@@ -71,7 +71,11 @@ def model_of(user_features, **settings):
             "`one_list` should go with `heterrec` and the full softmax. Received: loss='sampled'",
         ),
         ([HISTORY], {"heterrec": {}, "margin": 0.5}, "`margin` should be 0 with `heterrec`"),
-        ([HISTORY], {"heterrec": {"depth": 2}}, "Unknown key `depth`. `config` has the keys layers, heads,"),
+        (
+            [HISTORY],
+            {"heterrec": {"depth": 2}},
+            "Unknown key `heterrec.depth`. `heterrec` has the keys layers, heads,",
+        ),
     ],
 )
 def test_model_refuses(features, settings, message):
@@ -98,6 +102,13 @@ def test_history_that_is_longer_than_the_models_is_an_error():
     users = {"category": np.array([0]), "history": np.ones([1, LENGTH + 1], np.int32)}
     with pytest.raises(Exception, match=f"at most `length={LENGTH}` items"):
         model.embed_users(users)
+
+
+def test_settings_may_come_from_numpy():
+    model = tiny(
+        funnel=("view",), heterrec={"layers": (np.int64(0), np.int32(1)), "dropout": np.float64(0.1)}
+    )
+    assert model.get_config()["heterrec"]["layers"] == (0, 1)
 
 
 def config_of(**sections):

@@ -352,6 +352,9 @@ def test_a_batch_has_no_more_windows_than_bound_the_attention(fitted, monkeypatc
     fewest = [build.batching(c, run.prepared, run.model).batch_size for c in (config, sampled)]
     # In-batch negatives are those of other windows.
     assert fewest == [1, 8]
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "POSITIONS", 3 * LENGTH)
+    assert build.batching(sampled, run.prepared, run.model).batch_size == 8
     assert build.batching(run.config, run.prepared, run.model).batch_size == 100
 
 
@@ -463,12 +466,17 @@ def test_without_times_an_added_behaviour_comes_after_what_was_known(folder):
         assert part.time[added].min() > max(split.train.time.max(), split.test.time.max())
 
 
-def test_one_list_is_a_full_softmax_of_any_catalogue(fitted, monkeypatch):
+def test_one_list_takes_a_full_softmax_of_many_items_only_when_asked(fitted, monkeypatch):
     run = fitted("last item, one objective")
     monkeypatch.setattr(build, "FULL_SOFTMAX_ITEMS_OF_SEQUENCES", 1)
     config = replace(run.config, loss=replace(run.config.loss, kind="auto"))
     assert build.loss_kind(config, run.prepared) == "sampled"
     config = replace(config, loss=replace(config.loss, one_list=True))
+    with pytest.raises(ValueError, match=r"`auto` takes up to 1 items. Received: \d+ items; set `loss.kind"):
+        build.loss_kind(config, run.prepared)
+    asked = replace(config, loss=replace(config.loss, kind="full"))
+    assert build.loss_kind(asked, run.prepared) == "full"
+    monkeypatch.undo()
     assert build.loss_kind(config, run.prepared) == "full"
 
 

@@ -124,6 +124,21 @@ def test_bpr_tells_what_a_user_did_from_the_rest(task):
     assert scores[done].mean() > scores[~done].mean() + scores.std() / 2
 
 
+def test_a_result_is_of_the_configuration_that_its_method_trains(task):
+    settings = {
+        name: compute.setting_of(name, task.run.config, 0) for name in ("csmf", "csmf_128", "heterrec")
+    }
+    widths = {name: setting["model"]["embedding_dim"] for name, setting in settings.items()}
+    assert widths["csmf_128"] == 128 != widths["csmf"] == task.run.config.model.embedding_dim
+    read = settings["heterrec"]["model"]
+    assert (read["user_tower"], read["history"]["length"], read["heterrec"]["buckets"]) == (
+        "heterrec",
+        50,
+        20,
+    )
+    assert settings["csmf"]["model"]["user_tower"] == "mlp"
+
+
 def test_the_setting_is_chosen_on_the_validation_part(task):
     def fit(matrix, setting, task):
         items = np.asarray(matrix.sum(axis=0)).T.astype(np.float32)

@@ -8,7 +8,8 @@ import pytest
 
 from csmf_tf._keras import tf
 from csmf_tf.serving import export, query
-from csmf_tf.serving.query import UnknownUserWarning
+from csmf_tf.serving.query import UnknownItemWarning, UnknownUserWarning
+from csmf_tf.serving.shards import export_shards
 
 ITEMS = [f"i{n}" for n in range(5)]
 
@@ -26,7 +27,8 @@ def write(directory, names, width=3, **options):
     signature = {name: tf.TensorSpec([None, width], tf.string) for name in names}
     if options.get("users"):
         signature["country"] = tf.TensorSpec([None], tf.string)
-    export(vectors, signature, ITEMS, np.eye(5), [1] * 5, ["view"], directory, index="exact", k=5, **options)
+    to = export_shards if "shards" in options else export
+    to(vectors, signature, ITEMS, np.eye(5), [1] * 5, ["view"], directory, index="exact", k=5, **options)
 
 
 @pytest.mark.parametrize("width", [3, None])
@@ -53,11 +55,26 @@ def test_an_unknown_user_is_told_where_the_model_reads_more_than_the_history(tmp
         warnings.simplefilter("error")
         assert query(tmp_path, "a", k=1)[0][0] == "i1"
         assert query(tmp_path, "a", history=["i4"], k=1)[0][0] == "i4"
+    with pytest.warns(UnknownUserWarning, match="no `user` is given: the answer is that of an unknown user$"):
         assert query(tmp_path, history=["i4"], k=1)[0][0] == "i4"
     with pytest.warns(UnknownUserWarning, match="'b' is not known"):
         assert query(tmp_path, "b", history=["i4"], k=1)[0][0] == "i4"
     with pytest.warns(UnknownUserWarning, match="give a `history`"):
         query(tmp_path, "b", k=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"shards": 2}])
+def test_items_that_no_shard_holds_are_told(tmp_path, options):
+    write(tmp_path, ["history"], **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        query(tmp_path, history=["i0", "i3", "i1"], k=1)
+    with pytest.warns(UnknownItemWarning, match=r"\['i-1', 'x'\], 2 of 3"):
+        assert query(tmp_path, history=["i-1", "x", "i3"], k=1)[0][0] == "i3"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # What is not read is not looked up.
+        query(tmp_path, history=["x", "i0", "i3", "i1"], k=1)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_json_body_with_a_history_is_answered(tmp_path):
     (body,) = (body for body in bodies() if reads_history(body))
     names = ["history", "history_behavior"]
     signature = {name: tf.TensorSpec([None, 4], tf.string) for name in names}
+    assert set(columns(body)) == {*names, "weights"}
 
     def embed_user(features):
         return embed({"": tf.strings.reduce_join(tf.concat([features[name] for name in names], 1), 1)})

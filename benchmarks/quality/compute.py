@@ -10,8 +10,10 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import time
+from functools import partial
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
@@ -20,7 +22,7 @@ from benchmarks.quality import alternatives, csmf, graph, heterrec, negatives, p
 from benchmarks.quality.fused import curve
 from benchmarks.quality.task import Task
 from csmf_tf._keras import tf
-from csmf_tf.config import Config, to_dict
+from csmf_tf.config import Config, from_dict, to_dict
 from csmf_tf.run import Run
 
 TRAINED = alternatives.METHODS | csmf.METHODS | negatives.METHODS | heterrec.METHODS | sequential.METHODS
@@ -31,10 +33,20 @@ FUSED_USERS = 2000
 def setting_of(method: str, config: Config, seed: int) -> dict:
     """What a result depends on, apart from the code."""
     plain = to_dict(config)
+    trained = METHODS[method]
+    if isinstance(trained, partial) and trained.func is csmf.cascade:
+        plain = to_dict(from_dict(csmf.overridden(plain, trained.args[0])))
     keys = ("funnel", "split", "validation_users", "evaluate", "model")
     if method in TRAINED:
         keys = tuple(key for key in plain if key != "log")
     return {"method": method, "seed": seed, **{key: plain[key] for key in keys}}
+
+
+def code_of() -> str:
+    """The commit of the code, with "-dirty" where files differ from it; "" outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    folder = pathlib.Path(__file__).parent
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
 
 
 def path_of(folder: pathlib.Path, method: str, seed: int) -> pathlib.Path:
@@ -64,6 +76,7 @@ def measured(method: str, setting: dict, task: Task) -> report.Result:
     points = curve(ranked, test.sample(FUSED_USERS)) if len(tested) == len(ranked.scores) else None
     summary = {
         "setting": setting,
+        "code": code_of(),
         "metrics": summary,
         "met": met,
         "fused": None if points is None else points.tolist(),

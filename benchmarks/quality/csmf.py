@@ -12,6 +12,14 @@ from csmf_tf.config import from_dict, to_dict
 from csmf_tf.run import Run
 
 
+def overridden(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain configuration with some values replaced; of a section, those that `overrides` has."""
+    replaced = {
+        key: plain[key] | value if isinstance(value, Mapping) else value for key, value in overrides.items()
+    }
+    return {**plain, **replaced}
+
+
 def cascade(overrides: Mapping[str, Any], task: Task, keep_freed: bool = False) -> Ranked:
     """Trains the cascade; killed, it goes on from its last epoch, with `keep_freed` from the start.
 
@@ -20,9 +28,7 @@ def cascade(overrides: Mapping[str, Any], task: Task, keep_freed: bool = False) 
         task: what to train on.
         keep_freed: whether a stage starts from what the one before had in the coordinates that it freed.
     """
-    raw = to_dict(task.run.config)
-    for key, value in overrides.items():
-        raw[key] = raw[key] | value if isinstance(value, Mapping) else value
+    raw = overridden(to_dict(task.run.config), overrides)
     raw["training"]["seed"] = task.seed
     if keep_freed:
         shutil.rmtree(task.folder, ignore_errors=True)

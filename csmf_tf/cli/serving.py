@@ -102,14 +102,15 @@ def _export(args):
 
 
 def _query(args):
-    from csmf_tf.serving.query import UnknownUserWarning, query
+    from csmf_tf.serving.query import UnknownItemWarning, UnknownUserWarning, query
 
     weights = None if args.weights is None else _parse_weights(args.weights)
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UnknownUserWarning)
+        for category in (UnknownItemWarning, UnknownUserWarning):
+            warnings.simplefilter("always", category)
         answer = query(args.directory, args.user, weights, args.k, _parse_history(args.history))
     for warning in caught:
-        if issubclass(warning.category, UnknownUserWarning):
+        if issubclass(warning.category, UnknownItemWarning | UnknownUserWarning):
             print(f"csmf-tf: note: {warning.message}", file=sys.stderr)
     lines = [f"{rank:>4}  {score:>10.4f}  {item}" for rank, (item, score) in enumerate(answer, start=1)]
     return Answer([{"item": item, "score": score} for item, score in answer], "\n".join(lines))

@@ -6,6 +6,7 @@ from csmf_tf.serving.fusion import query_scale as query_scale
 from csmf_tf.serving.index import ExactIndex as ExactIndex
 from csmf_tf.serving.index import PortableIndex as PortableIndex
 from csmf_tf.serving.index import ScannIndex as ScannIndex
+from csmf_tf.serving.query import UnknownItemWarning as UnknownItemWarning
 from csmf_tf.serving.query import UnknownUserWarning as UnknownUserWarning
 from csmf_tf.serving.query import load as load
 from csmf_tf.serving.query import query as query

@@ -22,6 +22,10 @@ class UnknownUserWarning(UserWarning):
     """The user was not known at export: the answer is that of the out-of-vocabulary user."""
 
 
+class UnknownItemWarning(UserWarning):
+    """A history names items that the export does not retrieve: misspelt ones say nothing of the user."""
+
+
 def load(directory: str | os.PathLike, version: int | None = None) -> Any:
     """Loads an export's SavedModel, and scann's ops with it where it needs them.
 
@@ -69,8 +73,9 @@ def query(
             of the user that the export does not hold, or neither `user` nor `history` is given.
 
     Warns:
-        UnknownUserWarning: when the export holds its users, `user` is not among them, and the model reads
-            more than `history`.
+        UnknownUserWarning: when the export holds its users, `user` is not among them or None, and the model
+            reads more than `history`.
+        UnknownItemWarning: when `history` names items that the export does not retrieve.
 
     Example:
 
@@ -111,17 +116,27 @@ def query(
             "Received: an export without; export again with `users`"
         )
     features, known = user_features(users if held else None, user or "", card["user_id"], signature)
-    if not known and user is not None and signature.keys() - given:
+    if not known and signature.keys() - given:
+        who = "no `user` is given" if user is None else f"user {user!r} is not known to this export"
         advice = "; give a `history`" if SEQUENCE in signature and history is None else ""
         warnings.warn(
-            f"user {user!r} is not known to this export: the answer is that of an unknown user{advice}",
-            UnknownUserWarning,
-            stacklevel=2,
+            f"{who}: the answer is that of an unknown user{advice}", UnknownUserWarning, stacklevel=2
         )
     features |= given
     inputs = {name: tf.constant(value, signature[name].dtype) for name, value in features.items()}
-    inputs["weights"] = tf.constant([vector], tf.float32)
-    answers = [load(folder, version).signatures["retrieve"](**inputs) for folder in folders]
+    named = [] if history is None else sorted({*given[SEQUENCE].ravel()} - {""})
+    answers, found = [], set[str]()
+    for folder in folders:
+        signatures = load(folder, version).signatures
+        answers.append(signatures["retrieve"](**inputs, weights=tf.constant([vector], tf.float32)))
+        found.update(_retrievable(named, signatures["score"], inputs) if named else [])
+    if unknown := [item for item in named if item not in found]:
+        warnings.warn(
+            f"the history names items that this export does not retrieve: {unknown[:5]}, {len(unknown)} of "
+            f"{len(named)}; what the model has not met says nothing of the user",
+            UnknownItemWarning,
+            stacklevel=2,
+        )
     answer = merge_retrieved(answers, k)
     pairs = zip(answer["ids"][0], answer["scores"][0], strict=True)
     return [(item.decode(), float(score)) for item, score in pairs if item]
@@ -149,6 +164,12 @@ def _history_inputs(
     read = rows[-(signature[SEQUENCE].shape[1] or len(rows)) :]
     columns = {name: [list(column)] for name, column in zip(names, zip(*read, strict=True), strict=True)}
     return user_batch(columns, {name: signature[name] for name in names}, rows=[0])
+
+
+def _retrievable(items, score, inputs):
+    """Those of the items that an export holds."""
+    scores = score(**inputs, item_ids=tf.constant([items]))["log_scores"][0]
+    return [item for item, row in zip(items, scores.numpy(), strict=True) if np.isfinite(row).any()]
 
 
 def _version_path(directory: str | os.PathLike, version: int) -> str:

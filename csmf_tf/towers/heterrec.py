@@ -19,8 +19,14 @@ ATTENTION_WEIGHTS = 1 << 25
 def settings_of(given):
     """A `csmf_tf.config.HeterRec` whose values are checked, of one or of a dict of its fields."""
     plain = given if isinstance(given, dict) else dataclasses.asdict(given)
-    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in plain.items()}
-    return _schema.read(config.HeterRec, plain, {})
+    plain = {name: _without_numpy(value) for name, value in plain.items()}
+    return _schema.read(config.Model, {"heterrec": plain}, {}).heterrec
+
+
+def _without_numpy(value):
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_without_numpy(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @keras.saving.register_keras_serializable(package="csmf_tf")
@@ -43,7 +49,9 @@ class HistoryTransformer(keras.layers.Layer):
         seed: int32 tensor [2] that all of dropout follows from; None draws anew each time.
 
     Returns:
-        float [B, L, d], exactly 0 where there is no item.
+        float [B, L, d], exactly 0 where there is no item. A position depends on nothing after it as long as
+        a history has no more items than training has positions for (`history.positions`); of a longer one
+        the last ones are read, and which these are does depend on the end.
     """
 
     def __init__(self, history, behaviors, items, settings, **kwargs):
