@@ -447,9 +447,8 @@ def test_without_times_what_is_known_of_a_user_has_the_order_of_the_file(folder,
         rows = list(csv.DictReader(file))
     held = {*zip(split.test.users[split.test.user], split.test.items[split.test.item], strict=True)}
     assert len(split.validation)
-    for user in split.train.users:
+    for at, user in enumerate(split.train.users):
         mine = [row for row in rows if row["user_id"] == user and (user, row["item_id"]) not in held]
-        at = list(raw["user_id"]).index(user) if "user_id" in raw else list(split.train.users).index(user)
         shown = [(i, b) for i, b in zip(raw["history"][at], raw["history_behavior"][at], strict=True) if i]
         read = run.model.towers.user.sequence.positions
         assert shown[-read:] == [(row["item_id"], row["behavior"]) for row in mine][-read:]

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -137,6 +138,12 @@ def test_a_result_is_of_the_configuration_that_its_method_trains(task):
         20,
     )
     assert settings["csmf"]["model"]["user_tower"] == "mlp"
+
+
+def test_without_git_a_result_is_not_lost(monkeypatch):
+    assert re.fullmatch(r"([0-9a-f]{7,}(-dirty)?)?", compute.code_of())
+    monkeypatch.setenv("PATH", "")
+    assert compute.code_of() == ""
 
 
 def test_the_setting_is_chosen_on_the_validation_part(task):

@@ -101,10 +101,11 @@ def test_json_body_with_a_history_is_answered(tmp_path):
     export(
         embed_user, signature, ITEMS, vectors, OWNER, ["view", "cart", "buy"], tmp_path, index="exact", k=5
     )
-    inputs = {name: tf.constant(value) for name, value in columns(body).items() if name in names}
-    weights = tf.constant(columns(body)["weights"], tf.float32)
+    inputs = columns(body)
+    weights = tf.constant(inputs.pop("weights"), tf.float32)
     answer = tf.saved_model.load(str(tmp_path / "1")).signatures[body["signature_name"]]
-    assert answer(**inputs, weights=weights)["ids"].shape == [1, 5]
+    found = answer(**{name: tf.constant(value) for name, value in inputs.items()}, weights=weights)
+    assert found["ids"].shape == [1, 5]
 
 
 def test_every_signature_is_in_the_table(signatures):

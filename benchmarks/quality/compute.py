@@ -43,10 +43,13 @@ def setting_of(method: str, config: Config, seed: int) -> dict:
 
 
 def code_of() -> str:
-    """The commit of the code, with "-dirty" where files differ from it; "" outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    """The commit of the code, with "-dirty" where files differ from it; "" without git or a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
     folder = pathlib.Path(__file__).parent
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def path_of(folder: pathlib.Path, method: str, seed: int) -> pathlib.Path:
